@@ -1,0 +1,18 @@
+//! The decisions of the grid.
+//!
+//! Nothing in this crate does I/O, reads a clock, starts a thread or draws a random number: time, entropy and events
+//! come in as arguments, decisions go out as values. So everything here can be simulated and property-tested.
+
+#![forbid(unsafe_code)]
+
+pub mod batching;
+pub mod config;
+pub mod dispatch;
+pub mod error;
+pub mod memory;
+pub mod model;
+pub mod scheduling;
+pub mod supervision;
+pub mod tensor;
+
+pub use error::InferError;

@@ -1,0 +1,99 @@
+//! Models: their names, versions and signatures.
+
+pub mod manifest;
+mod signature;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub use signature::{Dim, InputError, Signature, TensorSpec};
+
+/// A version of a model: a whole number from 1 up, the name of its folder in the repository.
+pub type Version = u64;
+
+/// A model's name: 1 to 128 of ASCII letters, digits, `.`, `_`, `-`, not beginning with a dot.
+///
+/// The alphabet keeps a name usable as a folder, a URL segment and a metric label without escaping.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelName(Arc<str>);
+
+/// Longest model name in bytes.
+pub const MAX_MODEL_NAME: usize = 128;
+
+impl ModelName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ModelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// Text that is not a model name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected a model name of 1 to {MAX_MODEL_NAME} letters, digits, '.', '_' or '-', not beginning with '.', found {0:?}"
+)]
+pub struct InvalidModelName(String);
+
+impl FromStr for ModelName {
+    type Err = InvalidModelName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let valid =
+            !name.is_empty() && name.len() <= MAX_MODEL_NAME && !name.starts_with('.') && name.bytes().all(alphabet);
+        if valid {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidModelName(name.chars().take(MAX_MODEL_NAME).collect()))
+        }
+    }
+}
+
+/// One version of one model.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelId {
+    /// The model.
+    pub name: ModelName,
+    /// Its version.
+    pub version: Version,
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} version {}", self.name, self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_a_folder_or_break_a_label_are_refused() {
+        for bad in ["", ".", "..", ".hidden", "a/b", "a b", "a\"", "ä", &"x".repeat(129)] {
+            assert!(bad.parse::<ModelName>().is_err(), "{bad:?}");
+        }
+        for good in ["a", "credit_risk", "minilm-int8.v2", &"x".repeat(128)] {
+            assert!(good.parse::<ModelName>().is_ok(), "{good:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Which instance a free compute thread serves next.
+//!
+//! The problem: instances of several models share the compute threads, their runs cannot be interrupted, and a run of
+//! one may be ten thousand times as long as one of another. Wanted:
+//!
+//! - (A) while several models have work, each gets compute time in proportion to its weight, whatever its run length;
+//! - (B) a model that was idle has no claim on the time it did not use;
+//! - (C) a model with short runs does not wait for the end of long ones of others.
+//!
+//! (A) and (B): start-time fair queueing (Goyal et al., SIGCOMM'96): each instance has a virtual time that advances by
+//! `run time ÷ weight`, the one that is least advanced goes next, and one that wakes up is set forward to the present.
+//!
+//! (C) needs a free thread whenever a short run comes. So there is one thread more than there are cores, which only
+//! takes runs that are expected to be short. When it does, the operating system divides the cores among one thread too
+//! many for that short time; without such work it sleeps. Holding a core back instead would waste it.
+
+use std::time::Duration;
+
+/// Runs below this are short: well under what a person or a chain of calls notices, well over a thread switch.
+pub const SHORT_RUN: Duration = Duration::from_millis(5);
+
+/// An instance's position in virtual time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    weight: u32,
+    virtual_nanos: u64,
+}
+
+impl Share {
+    /// A share of this weight, from 1 up.
+    pub fn new(weight: u32) -> Self {
+        Self {
+            weight: weight.max(1),
+            virtual_nanos: 0,
+        }
+    }
+}
+
+/// The virtual clock of one set of compute threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FairClock {
+    /// Virtual time of the last pick: the present.
+    now: u64,
+}
+
+/// Weight of a model that names none. Virtual time is real time for such a model.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+impl FairClock {
+    /// The instance has work again after having none.
+    pub fn wake(&self, share: &mut Share) {
+        share.virtual_nanos = share.virtual_nanos.max(self.now);
+    }
+
+    /// The instance has used this much compute time.
+    pub fn charge(&self, share: &mut Share, ran: Duration) {
+        let nanos = u64::try_from(ran.as_nanos()).unwrap_or(u64::MAX);
+        let virtual_nanos = nanos.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(share.weight);
+        share.virtual_nanos = share.virtual_nanos.saturating_add(virtual_nanos);
+    }
+
+    /// The candidate to serve next: the least advanced, the first of equals.
+    pub fn pick<K>(&mut self, candidates: impl IntoIterator<Item = (K, Share)>) -> Option<K> {
+        let (key, share) = candidates.into_iter().min_by_key(|(_, share)| share.virtual_nanos)?;
+        self.now = self.now.max(share.virtual_nanos);
+        Some(key)
+    }
+}
+
+/// Whether a run that is expected to take `expected` may start while `busy` of the threads compute, given `cores`.
+/// There are `cores + 1` threads.
+pub fn may_start(busy: usize, cores: usize, expected: Duration) -> bool {
+    busy < cores || expected < SHORT_RUN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn busy_models_get_time_by_weight_whatever_their_run_length(
+            weights in prop::collection::vec(1u32..500, 2..5),
+            runs_us in prop::collection::vec(1u64..5_000, 5),
+        ) {
+            let mut clock = FairClock::default();
+            let mut shares: Vec<_> = weights.iter().map(|&weight| Share::new(weight)).collect();
+            let mut used = vec![0f64; weights.len()];
+            let longest = *runs_us.iter().max().unwrap() as f64;
+            let total_weight: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+            let mut total = 0.0;
+            while total < longest * total_weight * 4.0 {
+                let index = clock.pick(shares.iter().copied().enumerate()).unwrap();
+                clock.charge(&mut shares[index], Duration::from_micros(runs_us[index]));
+                used[index] += runs_us[index] as f64;
+                total += runs_us[index] as f64;
+            }
+            for (index, &weight) in weights.iter().enumerate() {
+                let fair = total * f64::from(weight) / total_weight;
+                // Off by at most about one run of its own and one of each other model, scaled by weight.
+                let slack = longest * (1.0 + f64::from(weight));
+                prop_assert!((used[index] - fair).abs() <= slack, "model {} used {} of a fair {}", index, used[index], fair);
+            }
+        }
+    }
+
+    #[test]
+    fn idleness_saves_up_nothing() {
+        let mut clock = FairClock::default();
+        let (mut busy, mut idle) = (Share::new(100), Share::new(100));
+        for _ in 0..1000 {
+            clock.pick([((), busy)]);
+            clock.charge(&mut busy, Duration::from_millis(1));
+        }
+        clock.wake(&mut idle);
+        let mut turns = 0;
+        for _ in 0..100 {
+            if clock.pick([(true, idle), (false, busy)]) == Some(true) {
+                turns += 1;
+                clock.charge(&mut idle, Duration::from_millis(1));
+            } else {
+                clock.charge(&mut busy, Duration::from_millis(1));
+            }
+        }
+        assert!((45..=55).contains(&turns), "woken model got {turns} of 100 turns");
+    }
+
+    #[test]
+    fn the_last_thread_is_kept_for_short_runs() {
+        assert!(may_start(1, 2, Duration::from_secs(1)));
+        assert!(!may_start(2, 2, Duration::from_secs(1)));
+        assert!(may_start(2, 2, Duration::from_micros(300)));
+    }
+}
