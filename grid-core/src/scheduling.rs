@@ -68,9 +68,9 @@ impl FairClock {
 }
 
 /// Whether a run that is expected to take `expected` may start while `busy` of the threads compute, given `cores`.
-/// There are `cores + 1` threads.
-pub fn may_start(busy: usize, cores: usize, expected: Duration) -> bool {
-    busy < cores || expected < SHORT_RUN
+/// There are `cores + 1` threads. `None`: nobody knows yet how long it takes, so it may be long.
+pub fn may_start(busy: usize, cores: usize, expected: Option<Duration>) -> bool {
+    busy < cores || expected.is_some_and(|expected| expected < SHORT_RUN)
 }
 
 #[cfg(test)]
@@ -128,8 +128,11 @@ mod tests {
 
     #[test]
     fn the_last_thread_is_kept_for_short_runs() {
-        assert!(may_start(1, 2, Duration::from_secs(1)));
-        assert!(!may_start(2, 2, Duration::from_secs(1)));
-        assert!(may_start(2, 2, Duration::from_micros(300)));
+        let seconds = |seconds| Some(Duration::from_secs_f64(seconds));
+        assert!(may_start(1, 2, seconds(1.0)));
+        assert!(may_start(1, 2, None));
+        assert!(!may_start(2, 2, seconds(1.0)));
+        assert!(!may_start(2, 2, None));
+        assert!(may_start(2, 2, seconds(0.0003)));
     }
 }

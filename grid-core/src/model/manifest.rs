@@ -29,8 +29,9 @@ pub struct Manifest {
     pub description: Option<String>,
     /// `default_version`: what a request gets that names no version. Default: the newest.
     pub default_version: Option<Version>,
-    /// `instances`: how many copies run side by side, 1 to [`MAX_INSTANCES`]. Default 1.
-    pub instances: usize,
+    /// `instances`: how many run side by side, 1 to [`MAX_INSTANCES`]; both runtimes share the weights between them.
+    /// Default: one for each compute thread.
+    pub instances: Option<usize>,
     /// `runtime`: one of [`RUNTIMES`], and no other. Default: the node's choice.
     pub runtime: Option<String>,
     /// `weight`: share of the compute threads when several models want them, 1 to 10,000. Default 100.
@@ -133,7 +134,7 @@ impl Default for Manifest {
         Self {
             description: None,
             default_version: None,
-            instances: 1,
+            instances: None,
             runtime: None,
             weight: 100,
             threads_per_run: 1,
@@ -170,9 +171,7 @@ fn read(mut root: Section<'_>) -> Manifest {
     Manifest {
         description: root.read("description", text),
         default_version: root.read("default_version", whole(1..=Version::MAX)),
-        instances: root
-            .read("instances", whole(1..=MAX_INSTANCES))
-            .unwrap_or(default.instances),
+        instances: root.read("instances", whole(1..=MAX_INSTANCES)),
         runtime: root.read("runtime", word(&runtimes)),
         weight: root.read("weight", whole(1..=10_000)).unwrap_or(default.weight),
         threads_per_run: root

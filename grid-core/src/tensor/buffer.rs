@@ -45,12 +45,25 @@ impl AlignedBytes {
         buffer
     }
 
-    /// Appends `bytes`.
+    /// Appends `bytes`, writing each of them once.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
-        let end = self.len + bytes.len();
-        self.blocks.resize(end.div_ceil(ALIGNMENT), Block::zeroed());
-        let start = std::mem::replace(&mut self.len, end);
-        self.as_mut_slice()[start..].copy_from_slice(bytes);
+        let filled = self.len % ALIGNMENT;
+        let (head, rest) = bytes.split_at(if filled == 0 {
+            0
+        } else {
+            bytes.len().min(ALIGNMENT - filled)
+        });
+        if let Some(last) = self.blocks.last_mut().filter(|_| filled > 0) {
+            last.0[filled..filled + head.len()].copy_from_slice(head);
+        }
+        let (whole, tail) = rest.as_chunks::<ALIGNMENT>();
+        self.blocks.extend(whole.iter().copied().map(Block));
+        if !tail.is_empty() {
+            let mut block = Block::zeroed();
+            block.0[..tail.len()].copy_from_slice(tail);
+            self.blocks.push(block);
+        }
+        self.len += bytes.len();
     }
 
     /// Bytes held.

@@ -47,7 +47,7 @@ fn disagreement(text: &str) -> Vec<String> {
 #[test]
 fn an_empty_manifest_is_the_default() {
     assert_eq!(manifest("# nothing\n"), Manifest::default());
-    assert_eq!(Manifest::default().instances, 1);
+    assert_eq!(Manifest::default().instances, None);
     assert_eq!(Manifest::default().batching.max_batch_size, 0);
 }
 
@@ -86,7 +86,7 @@ fn every_key_is_read() {
     let expected = Manifest {
         description: Some("d".to_owned()),
         default_version: Some(2),
-        instances: 3,
+        instances: Some(3),
         runtime: Some("rten".to_owned()),
         weight: 250,
         threads_per_run: 2,

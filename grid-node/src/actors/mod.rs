@@ -1,0 +1,15 @@
+//! The actors of a node. They are thin: what to do is decided in `grid-core`, what is computed runs in `compute`.
+
+mod catalog;
+mod router;
+mod routes;
+mod shard;
+mod shard_supervisor;
+
+pub(crate) use catalog::plans;
+pub use catalog::{Catalog, CatalogError, LoadModel, Rescan, UnloadModel};
+pub(crate) use router::deadline;
+pub use router::{Dispatch, Router, RouterOptions};
+pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, VersionRoute};
+pub use shard::{Crash, ShardActor};
+pub use shard_supervisor::{Deploy, FindShard, ShardSupervisor, Stop, SupervisorOptions, Undeploy};

@@ -1,0 +1,222 @@
+//! The router: sends each request to the least loaded instance, and again elsewhere when it did not run there.
+//!
+//! One router actor lives on each worker thread of the gateways, so that a request reaches its router, and a router the
+//! instances' lanes, without a hop between threads.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::{Actor, Context, Handler, Message};
+use grid_core::InferError;
+use grid_core::dispatch::{LOOK_AT_ALL, choose};
+use tracing::{Instrument, debug, debug_span};
+
+use super::routes::{Lasting, Routes, VersionRoute};
+use crate::compute::{Outcome, Pool, Request, Submitted};
+
+/// What a router is made with.
+#[derive(Clone, Debug)]
+pub struct RouterOptions {
+    /// Where requests can go.
+    pub routes: Arc<Routes>,
+    /// The compute threads.
+    pub pool: Pool,
+    /// This router's number among its siblings: where it begins to look for an instance.
+    pub place: usize,
+}
+
+/// The router of one thread.
+#[derive(Debug)]
+pub struct Router {
+    options: RouterOptions,
+}
+
+impl Router {
+    /// A router, to be started on its thread.
+    pub fn new(options: RouterOptions) -> Self {
+        Self { options }
+    }
+}
+
+/// Places in the mailbox. Admission is bounded in the lanes; a sender that had to wait here would wait for nothing.
+const MAILBOX: usize = 1 << 16;
+
+impl Actor for Router {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+/// Sends a request to the model version of `route`. Dropping the future of the send cancels the request.
+#[derive(Debug, Message)]
+#[rtype(result = "Outcome")]
+pub struct Dispatch {
+    /// The model version, as resolved when the request came.
+    pub route: Arc<VersionRoute>,
+    /// The request.
+    pub request: Request,
+}
+
+/// An outcome that is there at once, or one that takes its time.
+pub enum Reply {
+    /// It ran, or was refused, within the message's handler.
+    Now(Outcome),
+    /// It waits in a lane, or for an instance.
+    Later(Pin<Box<dyn Future<Output = Outcome>>>),
+}
+
+impl MessageResponse<Router, Dispatch> for Reply {
+    fn handle(self, _: &mut Context<Router>, reply: Option<OneshotSender<Outcome>>) {
+        let Some(mut reply) = reply else { return };
+        match self {
+            // Whoever asked may be gone; then nobody wants the outcome.
+            Self::Now(outcome) => drop(reply.send(outcome)),
+            // Dropping a send future cancels nothing in actix, but it closes the channel: watching that carries the
+            // cancellation to the lane.
+            Self::Later(outcome) => {
+                actix::spawn(async move {
+                    tokio::select! {
+                        biased;
+                        outcome = outcome => drop(reply.send(outcome)),
+                        () = reply.closed() => {}
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl Handler<Dispatch> for Router {
+    type Result = Reply;
+
+    fn handle(&mut self, Dispatch { route, mut request }: Dispatch, _: &mut Self::Context) -> Reply {
+        let span =
+            debug_span!(parent: &request.span, "router.dispatch", model = %route.id.name, version = route.id.version);
+        if !span.is_disabled() {
+            request.span = span.clone();
+        }
+        let attempt = span.in_scope(|| attempt(&self.options, &route, &request));
+        match attempt {
+            Attempt::Ended(outcome) => Reply::Now(outcome),
+            Attempt::Queued(answer) => {
+                let first = Some(answer);
+                Reply::Later(Box::pin(
+                    finish(self.options.clone(), route, request, first).instrument(span),
+                ))
+            }
+            Attempt::NotRun => Reply::Later(Box::pin(
+                finish(self.options.clone(), route, request, None).instrument(span),
+            )),
+        }
+    }
+}
+
+enum Attempt {
+    Ended(Outcome),
+    Queued(tokio::sync::oneshot::Receiver<Outcome>),
+    /// No instance took it, and it surely did not run.
+    NotRun,
+}
+
+fn attempt(options: &RouterOptions, route: &VersionRoute, request: &Request) -> Attempt {
+    let lanes = &route.lanes;
+    let entropy = if lanes.len() > LOOK_AT_ALL { rand::random() } else { 0 };
+    let Some(chosen) = choose(lanes.len(), options.place, entropy, |index| lanes[index].load().cost()) else {
+        return Attempt::NotRun;
+    };
+    let lane = &lanes[chosen];
+    match lane.submit(request) {
+        Submitted::Queued(answer) => {
+            options.pool.wake(lane);
+            Attempt::Queued(answer)
+        }
+        Submitted::Ended(Err(InferError::ReplicaLost { .. })) => Attempt::NotRun,
+        Submitted::Ended(outcome) => Attempt::Ended(outcome),
+    }
+}
+
+/// Sees a request to its end: waits for its answer until the deadline, and sends it again when its instance ended
+/// before it ran.
+async fn finish(
+    options: RouterOptions,
+    route: Arc<VersionRoute>,
+    request: Request,
+    mut answer: Option<tokio::sync::oneshot::Receiver<Outcome>>,
+) -> Outcome {
+    let id = route.id.clone();
+    let work = async {
+        let mut changes = options.routes.watch();
+        let mut route = route;
+        loop {
+            if let Some(answer) = answer.take() {
+                match answer.await {
+                    Ok(Err(InferError::ReplicaLost { .. })) => debug!("its instance ended; it is sent again"),
+                    Ok(outcome) => return outcome,
+                    // Every job is answered by whoever holds it; only a dead compute thread breaks that.
+                    Err(_) => {
+                        return Err(InferError::ModelFailed {
+                            model: route.id.clone(),
+                            reason: "the run ended without an answer".to_owned(),
+                        });
+                    }
+                }
+            }
+            changes.mark_unchanged();
+            let version = route.id.version.to_string();
+            route = options.routes.resolve(route.id.name.as_str(), Some(&version))?;
+            match attempt(&options, &route, &request) {
+                Attempt::Ended(outcome) => return outcome,
+                Attempt::Queued(queued) => answer = Some(queued),
+                Attempt::NotRun => park(&route, &mut changes).await?,
+            }
+        }
+    };
+    match tokio::time::timeout_at(request.deadline.into(), work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(InferError::DeadlineExceeded {
+            model: id,
+            timeout: request.deadline.saturating_duration_since(request.entry.arrived),
+        }),
+    }
+}
+
+/// Waits for the next change of the route table, when one may bring an instance.
+async fn park(route: &VersionRoute, changes: &mut tokio::sync::watch::Receiver<u64>) -> Result<(), InferError> {
+    // A lane that was chosen while it closed is out of the table a moment later: that too is a change to wait for.
+    let Some(_place) = route.may_serve().then(|| Parked::take(route)).flatten() else {
+        return Err(route.not_ready());
+    };
+    // The sender lives in the routes that `route` came from, so the wait ends with a change.
+    let _ = changes.changed().await;
+    Ok(())
+}
+
+/// A place among the requests that wait for an instance: as many as its queue would hold.
+struct Parked(Arc<Lasting>);
+
+impl Parked {
+    fn take(route: &VersionRoute) -> Option<Self> {
+        let parked = Self(Arc::clone(&route.lasting));
+        let before = parked.0.parked.fetch_add(1, Ordering::Relaxed);
+        (before < route.settings.policy.bound).then_some(parked)
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The deadline of a request that came now.
+pub(crate) fn deadline(route: &VersionRoute, now: Instant, timeout: Option<std::time::Duration>) -> Instant {
+    now + timeout
+        .unwrap_or(route.settings.timeout)
+        .min(route.settings.max_timeout)
+}

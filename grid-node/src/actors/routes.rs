@@ -1,0 +1,259 @@
+//! The route table: what this node can send requests to.
+//!
+//! Written by the shard supervisor alone, as a whole; read by every router and gateway thread without a lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use grid_core::InferError;
+use grid_core::batching::BatchPolicy;
+use grid_core::config::{NodeConfig, nearest};
+use grid_core::model::manifest::Manifest;
+use grid_core::model::{ModelId, ModelName, Signature, Version};
+use grid_core::tensor::Tensor;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::compute::{Lane, RunStats};
+use crate::telemetry::ModelMetrics;
+
+/// What the configuration and the manifest say about serving one model version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSettings {
+    /// Queue bound and stacking, for each instance.
+    pub policy: BatchPolicy,
+    /// Share of compute time.
+    pub weight: u32,
+    /// Time that a request has when it names none.
+    pub timeout: Duration,
+    /// Longest time that a request may name.
+    pub max_timeout: Duration,
+    /// Runs measured to be shorter may run on the caller's thread.
+    pub inline_below: Duration,
+}
+
+impl ModelSettings {
+    /// The manifest's words, where it has any, else the node's.
+    pub fn new(config: &NodeConfig, manifest: &Manifest) -> Self {
+        Self {
+            policy: BatchPolicy {
+                max_rows: manifest.batching.max_batch_size,
+                max_delay: manifest.batching.max_queue_delay,
+                bound: manifest.limits.queue.unwrap_or(config.limits.queue),
+            },
+            weight: manifest.weight,
+            timeout: manifest.limits.timeout.unwrap_or(config.limits.timeout),
+            max_timeout: config.limits.max_timeout,
+            inline_below: config.compute.inline_below,
+        }
+    }
+}
+
+/// Where a replica stands in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// Being brought into memory.
+    Loading,
+    /// At least one instance answers.
+    Ready,
+    /// No instance answers; at least one is about to be started again.
+    Restarting,
+    /// Finishes what it accepted.
+    Draining,
+    /// Every instance ended too often.
+    Quarantined,
+    /// It could not be loaded.
+    Failed(String),
+    /// Known and not in memory.
+    Unloaded,
+}
+
+impl ReplicaState {
+    /// Name in the repository index.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Loading | Self::Restarting => "LOADING",
+            Self::Ready => "READY",
+            Self::Draining => "UNLOADING",
+            Self::Quarantined | Self::Failed(_) | Self::Unloaded => "UNAVAILABLE",
+        }
+    }
+
+    /// Why it does not answer; empty when it does.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Ready => "",
+            Self::Loading => "it is being loaded",
+            Self::Restarting => "it ended and is being restarted",
+            Self::Draining => "it is being unloaded",
+            Self::Quarantined => "it ended too often and is quarantined; load it again to try once more",
+            Self::Failed(reason) => reason,
+            Self::Unloaded => "it is not loaded",
+        }
+    }
+}
+
+/// One version of a model, as routers and gateways see it.
+#[derive(Debug)]
+pub struct VersionRoute {
+    /// Which.
+    pub id: ModelId,
+    /// Where it stands.
+    pub state: ReplicaState,
+    /// Name of its runtime; empty before it was opened.
+    pub runtime: &'static str,
+    /// What goes in and out; empty before it was opened.
+    pub signature: Arc<Signature>,
+    /// For each input, what it holds when a request leaves it out: the initial value of a state tensor.
+    pub initial: Arc<[Option<Tensor>]>,
+    /// How it is served.
+    pub settings: Arc<ModelSettings>,
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// How many instances it has when all are ready.
+    pub instances: usize,
+    /// Lanes to the instances that are ready.
+    pub lanes: Vec<Arc<Lane>>,
+    /// Its metrics.
+    pub metrics: Arc<ModelMetrics>,
+    /// What does not end with an incarnation.
+    pub lasting: Arc<Lasting>,
+}
+
+/// Sums and counts of a model version that outlive its instances.
+#[derive(Debug, Default)]
+pub struct Lasting {
+    /// What instances that are gone have done.
+    pub gone: Mutex<RunStats>,
+    /// Requests that wait for an instance to be ready again.
+    pub parked: AtomicUsize,
+}
+
+impl VersionRoute {
+    /// What its instances have done, those that are gone included.
+    pub fn stats(&self) -> RunStats {
+        let mut stats = self.lasting.gone.lock().clone();
+        for lane in &self.lanes {
+            stats.merge(&lane.stats());
+        }
+        stats
+    }
+
+    /// Whether a request may be answered: at once, or after a restart that is under way.
+    pub fn may_serve(&self) -> bool {
+        match self.state {
+            ReplicaState::Ready | ReplicaState::Restarting => true,
+            ReplicaState::Loading
+            | ReplicaState::Draining
+            | ReplicaState::Quarantined
+            | ReplicaState::Failed(_)
+            | ReplicaState::Unloaded => false,
+        }
+    }
+
+    /// Requests accepted and unanswered.
+    pub fn in_flight(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.in_flight()).sum()
+    }
+
+    /// The error of a request that finds no instance.
+    pub fn not_ready(&self) -> InferError {
+        InferError::NotReady {
+            model: self.id.to_string(),
+            reason: self.state.reason().to_owned(),
+        }
+    }
+}
+
+/// The versions of one model.
+#[derive(Clone, Debug, Default)]
+pub struct ModelRoute {
+    /// The version that a request gets which names none, if the manifest says so.
+    pub default_version: Option<Version>,
+    /// All versions that are known.
+    pub versions: BTreeMap<Version, Arc<VersionRoute>>,
+}
+
+impl ModelRoute {
+    /// The version of a request that names none: the manifest's default, else the highest that is ready, else the
+    /// highest.
+    pub fn preferred(&self) -> Option<&Arc<VersionRoute>> {
+        if let Some(version) = self.default_version {
+            return self.versions.get(&version);
+        }
+        let mut descending = self.versions.values().rev();
+        descending
+            .clone()
+            .find(|route| route.state == ReplicaState::Ready)
+            .or_else(|| descending.next())
+    }
+}
+
+/// All models. See the module's documentation.
+#[derive(Debug)]
+pub struct Routes {
+    table: ArcSwap<HashMap<ModelName, ModelRoute>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            table: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Routes {
+    /// The present table.
+    pub fn read(&self) -> Guard<Arc<HashMap<ModelName, ModelRoute>>> {
+        self.table.load()
+    }
+
+    /// Tells of every change from now on.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Replaces the table.
+    pub(super) fn publish(&self, table: HashMap<ModelName, ModelRoute>) {
+        self.table.store(Arc::new(table));
+        self.changes.send_modify(|change| *change += 1);
+    }
+
+    /// The route of a model and version as a client names them.
+    ///
+    /// # Errors
+    /// [`InferError::NotFound`] when there is no such model or version.
+    pub fn resolve(&self, name: &str, version: Option<&str>) -> Result<Arc<VersionRoute>, InferError> {
+        let table = self.read();
+        let Some(model) = table.get(name) else {
+            let known = table.keys().map(ModelName::as_str);
+            let hint = nearest(name, known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            let name: String = name.chars().take(grid_core::model::MAX_MODEL_NAME).collect();
+            return Err(InferError::NotFound(format!("unknown model `{name}`{hint}")));
+        };
+        let Some(version) = version else {
+            return model
+                .preferred()
+                .cloned()
+                .ok_or_else(|| InferError::NotFound(format!("model `{name}` has no version")));
+        };
+        let found = version
+            .parse()
+            .ok()
+            .and_then(|number: Version| model.versions.get(&number));
+        found.cloned().ok_or_else(|| {
+            let known: Vec<_> = model.versions.keys().map(Version::to_string).collect();
+            let version: String = version.chars().take(20).collect();
+            InferError::NotFound(format!(
+                "model `{name}` has no version `{version}`; it has {}",
+                known.join(", ")
+            ))
+        })
+    }
+}

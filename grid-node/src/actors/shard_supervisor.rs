@@ -1,0 +1,535 @@
+//! The supervisor of a node's shard actors.
+//!
+//! actix's own supervisor does not restart an actor whose handler panicked, and restarts one that stopped in a tight
+//! loop. This one is told of every end by a guard in the child, asks the restart policy of `grid-core`, makes a new
+//! instance on the loader thread and publishes the new incarnation; past the limit it leaves the instance in
+//! quarantine. It alone writes the route table.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture, WrapFuture,
+};
+use grid_core::config::NodeConfig;
+use grid_core::model::ModelId;
+use grid_core::supervision::{RestartHistory, RestartPolicy, Verdict};
+use grid_core::tensor::Tensor;
+use tracing::{error, info, warn};
+
+use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes, VersionRoute};
+use super::shard::{Exited, Retire, ShardActor};
+use crate::compute::{Lane, LaneOptions, Pool};
+use crate::loading::{Loaded, Loader, MemoryBudget, Plan, Reservation, return_free_memory};
+use crate::runtime::{Instance, Model, Runtimes};
+use crate::telemetry::ModelMetrics;
+
+/// What a supervisor is made with.
+#[derive(Clone)]
+pub struct SupervisorOptions {
+    /// The node's configuration.
+    pub config: Arc<NodeConfig>,
+    /// The table that it writes.
+    pub routes: Arc<Routes>,
+    /// The compute threads.
+    pub pool: Pool,
+    /// The loader thread.
+    pub loader: Loader,
+    /// The runtimes that were found.
+    pub runtimes: Arc<Runtimes>,
+    /// The memory budget.
+    pub budget: MemoryBudget,
+}
+
+/// One instance of one generation of a model version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InstanceId {
+    pub(super) model: ModelId,
+    /// Each load of the version is another generation.
+    pub(super) generation: u64,
+    pub(super) index: usize,
+}
+
+/// Supervises all shard actors of a node.
+pub struct ShardSupervisor {
+    options: SupervisorOptions,
+    policy: RestartPolicy,
+    replicas: BTreeMap<ModelId, Replica>,
+    /// The number of the last order (load or unload) for each version; a load that ends finds out whether it was the
+    /// last one.
+    orders: HashMap<ModelId, u64>,
+    last_order: u64,
+}
+
+/// A model version on this node.
+struct Replica {
+    plan: Arc<Plan>,
+    settings: Arc<ModelSettings>,
+    metrics: Arc<ModelMetrics>,
+    lasting: Arc<Lasting>,
+    generation: u64,
+    loaded: Option<InMemory>,
+    /// Set while no instance decides the state.
+    standing: ReplicaState,
+}
+
+struct InMemory {
+    model: Arc<dyn Model>,
+    runtime: &'static str,
+    initial: Arc<[Option<Tensor>]>,
+    instances: Vec<Child>,
+    reservation: Reservation,
+}
+
+#[derive(Default)]
+struct Child {
+    incarnation: u64,
+    live: Option<(Addr<ShardActor>, Arc<Lane>)>,
+    history: RestartHistory,
+    quarantined: bool,
+}
+
+impl Replica {
+    fn new(plan: Arc<Plan>, config: &NodeConfig, standing: ReplicaState) -> Self {
+        Self {
+            settings: Arc::new(ModelSettings::new(config, &plan.manifest)),
+            metrics: Arc::new(ModelMetrics::new(&plan.id)),
+            lasting: Arc::default(),
+            generation: 0,
+            loaded: None,
+            standing,
+            plan,
+        }
+    }
+
+    fn state(&self) -> ReplicaState {
+        let Some(loaded) = &self.loaded else {
+            return self.standing.clone();
+        };
+        if loaded.instances.iter().any(|child| child.live.is_some()) {
+            ReplicaState::Ready
+        } else if loaded.instances.iter().all(|child| child.quarantined) {
+            ReplicaState::Quarantined
+        } else {
+            ReplicaState::Restarting
+        }
+    }
+
+    fn route(&self) -> VersionRoute {
+        let loaded = self.loaded.as_ref();
+        VersionRoute {
+            id: self.plan.id.clone(),
+            state: self.state(),
+            runtime: loaded.map_or("", |loaded| loaded.runtime),
+            signature: Arc::new(loaded.map_or_else(Default::default, |loaded| loaded.model.signature().clone())),
+            initial: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.initial)),
+            settings: Arc::clone(&self.settings),
+            manifest: Arc::clone(&self.plan.manifest),
+            instances: self.plan.instances,
+            lanes: loaded.map_or_else(Vec::new, InMemory::lanes),
+            metrics: Arc::clone(&self.metrics),
+            lasting: Arc::clone(&self.lasting),
+        }
+    }
+}
+
+impl InMemory {
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.instances
+            .iter()
+            .filter_map(|child| child.live.as_ref().map(|(_, lane)| Arc::clone(lane)))
+            .collect()
+    }
+}
+
+impl ShardSupervisor {
+    /// A supervisor, to be started.
+    pub fn new(options: SupervisorOptions) -> Self {
+        let supervision = &options.config.supervision;
+        Self {
+            policy: RestartPolicy {
+                max_restarts: supervision.max_restarts,
+                window: supervision.window,
+                backoff: supervision.backoff,
+                max_backoff: supervision.max_backoff,
+            },
+            options,
+            replicas: BTreeMap::new(),
+            orders: HashMap::new(),
+            last_order: 0,
+        }
+    }
+
+    fn order(&mut self, id: &ModelId) -> u64 {
+        self.last_order += 1;
+        self.orders.insert(id.clone(), self.last_order);
+        self.last_order
+    }
+
+    fn publish(&self) {
+        let mut table: HashMap<_, ModelRoute> = HashMap::new();
+        for (id, replica) in &self.replicas {
+            let model = table.entry(id.name.clone()).or_default();
+            model.default_version = replica.plan.manifest.default_version;
+            let route = replica.route();
+            route.metrics.ready.set(route.lanes.len() as f64);
+            model.versions.insert(id.version, Arc::new(route));
+        }
+        self.options.routes.publish(table);
+    }
+
+    /// Takes a loaded version into service in the place of what served before, which is drained.
+    fn take_into_service(&mut self, plan: &Arc<Plan>, loaded: Loaded, ctx: &mut Context<Self>) {
+        self.last_order += 1;
+        let generation = self.last_order;
+        let config = &self.options.config;
+        let replica = self
+            .replicas
+            .entry(plan.id.clone())
+            .or_insert_with(|| Replica::new(Arc::clone(plan), config, ReplicaState::Loading));
+        let before = replica.loaded.take();
+        replica.plan = Arc::clone(plan);
+        replica.settings = Arc::new(ModelSettings::new(config, &plan.manifest));
+        replica.generation = generation;
+        let mut children = Vec::new();
+        for (index, instance) in loaded.instances.into_iter().enumerate() {
+            let mut child = Child::default();
+            let id = InstanceId {
+                model: plan.id.clone(),
+                generation,
+                index,
+            };
+            start(&mut child, id, replica_lane(replica, instance.as_ref()), instance, ctx);
+            children.push(child);
+        }
+        replica.loaded = Some(InMemory {
+            model: loaded.model,
+            runtime: loaded.runtime,
+            initial: loaded.initial.into(),
+            instances: children,
+            reservation: loaded.reservation,
+        });
+        let lasting = Arc::clone(&replica.lasting);
+        self.publish();
+        if let Some(before) = before {
+            let drained = self.drain(before, lasting);
+            ctx.spawn(drained.into_actor(self));
+        }
+    }
+
+    /// Lets what was accepted finish, then frees the memory. The version must be out of the route table, or replaced in
+    /// it, before.
+    fn drain(&self, memory: InMemory, lasting: Arc<Lasting>) -> impl Future<Output = ()> + use<> {
+        let timeout = self.options.config.http.drain_timeout;
+        let loader = self.options.loader.clone();
+        let pool = self.options.pool.clone();
+        async move {
+            let lanes = memory.lanes();
+            let give_up = Instant::now() + timeout;
+            while lanes.iter().any(|lane| lane.in_flight() > 0) && Instant::now() < give_up {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+            for (addr, _) in memory.instances.iter().filter_map(|child| child.live.as_ref()) {
+                addr.do_send(Retire);
+            }
+            // A loader that is gone is that of a node that has stopped: its memory goes with the process.
+            let _ = loader
+                .run(move || {
+                    for lane in &lanes {
+                        lane.unload();
+                        pool.forget(lane);
+                        lasting.gone.lock().merge(&lane.stats());
+                    }
+                    drop(lanes);
+                    drop(memory.model);
+                    drop(memory.reservation);
+                    return_free_memory();
+                })
+                .await;
+        }
+    }
+}
+
+/// How often a drain looks whether it is done.
+const DRAIN_POLL: Duration = Duration::from_millis(2);
+
+fn replica_lane(replica: &Replica, instance: &dyn Instance) -> LaneOptions {
+    LaneOptions {
+        model: replica.plan.id.clone(),
+        policy: replica.settings.policy,
+        weight: replica.settings.weight,
+        slots: instance.slots(),
+        inline_below: replica.settings.inline_below,
+        metrics: Arc::clone(&replica.metrics),
+    }
+}
+
+fn start(
+    child: &mut Child,
+    id: InstanceId,
+    options: LaneOptions,
+    instance: Box<dyn Instance>,
+    ctx: &mut Context<ShardSupervisor>,
+) {
+    child.incarnation += 1;
+    let supervisor = ctx.address().recipient();
+    child.live = Some(ShardActor::spawn(id, child.incarnation, options, instance, supervisor));
+}
+
+impl Actor for ShardSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // As many reports as there are children may come at once, and none may be lost.
+        ctx.set_mailbox_capacity(1 << 16);
+    }
+}
+
+/// Versions that the repositories hold and nobody has asked to load: they are listed as unloaded.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Announce(pub(super) Vec<Arc<Plan>>);
+
+impl Handler<Announce> for ShardSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Announce(plans): Announce, _: &mut Self::Context) {
+        for plan in plans {
+            let config = &self.options.config;
+            self.replicas
+                .entry(plan.id.clone())
+                .or_insert_with(|| Replica::new(plan, config, ReplicaState::Unloaded));
+        }
+        self.publish();
+    }
+}
+
+/// Loads a version and takes it into service. Answers when it serves, or why it does not. What served before under the
+/// same name and version goes on until then, and on failure.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), String>")]
+pub struct Deploy(pub Arc<Plan>);
+
+impl Handler<Deploy> for ShardSupervisor {
+    type Result = ResponseActFuture<Self, Result<(), String>>;
+
+    fn handle(&mut self, Deploy(plan): Deploy, _: &mut Self::Context) -> Self::Result {
+        let order = self.order(&plan.id);
+        let config = &self.options.config;
+        let replica = self
+            .replicas
+            .entry(plan.id.clone())
+            .or_insert_with(|| Replica::new(Arc::clone(&plan), config, ReplicaState::Loading));
+        if replica.loaded.is_some() && replica.state() == ReplicaState::Ready && *replica.plan == *plan {
+            return Box::pin(actix::fut::ready(Ok(())));
+        }
+        replica.standing = ReplicaState::Loading;
+        self.publish();
+        let loader = self.options.loader.clone();
+        let (runtimes, budget) = (Arc::clone(&self.options.runtimes), self.options.budget.clone());
+        let loading = {
+            let plan = Arc::clone(&plan);
+            async move {
+                let loaded = loader.run(move || plan.load(&runtimes, &budget)).await;
+                loaded.unwrap_or_else(|gone| Err(gone.to_string()))
+            }
+        };
+        Box::pin(loading.into_actor(self).map(move |loaded, this, ctx| {
+            if this.orders.get(&plan.id) != Some(&order) {
+                return Err(format!("{}: a later order replaced this load", plan.id));
+            }
+            match loaded {
+                Ok(loaded) => {
+                    this.take_into_service(&plan, loaded, ctx);
+                    Ok(())
+                }
+                Err(reason) => {
+                    error!(model = %plan.id.name, version = plan.id.version, reason, "not loaded");
+                    if let Some(replica) = this.replicas.get_mut(&plan.id) {
+                        replica.standing = ReplicaState::Failed(reason.clone());
+                    }
+                    this.publish();
+                    Err(reason)
+                }
+            }
+        }))
+    }
+}
+
+/// Drains a version and frees its memory. Answers when that is done.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Undeploy {
+    /// Which.
+    pub id: ModelId,
+    /// Whether it is also taken from the list: the repository does not hold it any more.
+    pub forget: bool,
+}
+
+impl Handler<Undeploy> for ShardSupervisor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, Undeploy { id, forget }: Undeploy, _: &mut Self::Context) -> Self::Result {
+        let order = self.order(&id);
+        let Some(replica) = self.replicas.get_mut(&id) else {
+            return Box::pin(actix::fut::ready(()));
+        };
+        let memory = replica.loaded.take();
+        let lasting = Arc::clone(&replica.lasting);
+        replica.standing = match memory {
+            Some(_) => ReplicaState::Draining,
+            None => ReplicaState::Unloaded,
+        };
+        self.publish();
+        let drained = memory.map(|memory| self.drain(memory, lasting));
+        let drained = async move {
+            if let Some(drained) = drained {
+                drained.await;
+            }
+        };
+        Box::pin(drained.into_actor(self).map(move |(), this, _| {
+            if this.orders.get(&id) != Some(&order) {
+                return;
+            }
+            info!(model = %id.name, version = id.version, "unloaded");
+            if forget {
+                this.replicas.remove(&id);
+                this.orders.remove(&id);
+            } else if let Some(replica) = this.replicas.get_mut(&id) {
+                replica.standing = ReplicaState::Unloaded;
+            }
+            this.publish();
+        }))
+    }
+}
+
+impl Handler<Exited> for ShardSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, exited: Exited, ctx: &mut Self::Context) {
+        let Some(replica) = self.replicas.get_mut(&exited.instance.model) else {
+            return;
+        };
+        let child = match &mut replica.loaded {
+            Some(loaded) if replica.generation == exited.instance.generation => {
+                loaded.instances.get_mut(exited.instance.index)
+            }
+            // It was drained; its end was asked for.
+            _ => return,
+        };
+        let Some(child) = child.filter(|child| child.incarnation == exited.incarnation) else {
+            return;
+        };
+        if let Some((_, lane)) = child.live.take() {
+            replica.lasting.gone.lock().merge(&lane.stats());
+            let pool = self.options.pool.clone();
+            self.options.loader.spawn(move || {
+                lane.unload();
+                pool.forget(&lane);
+            });
+        }
+        let verdict = child.history.on_exit(&self.policy, Instant::now(), rand::random());
+        let (model, version) = (exited.instance.model.name.clone(), exited.instance.model.version);
+        let (instance, reason) = (exited.instance.index, exited.reason);
+        match verdict {
+            Verdict::RestartAfter(wait) => {
+                warn!(%model, version, instance, reason, ?wait, "a shard actor ended; it is restarted");
+                replica.metrics.restarts.increment(1);
+                ctx.run_later(wait, move |this, ctx| this.restart(exited.instance, ctx));
+            }
+            Verdict::Quarantine => {
+                error!(%model, version, instance, reason, "a shard actor ended too often; it is quarantined");
+                child.quarantined = true;
+            }
+        }
+        self.publish();
+    }
+}
+
+impl ShardSupervisor {
+    fn restart(&mut self, id: InstanceId, ctx: &mut Context<Self>) {
+        let Some(replica) = self.current(&id) else { return };
+        let Some(loaded) = &replica.loaded else { return };
+        let (plan, model) = (Arc::clone(&replica.plan), Arc::clone(&loaded.model));
+        let loader = self.options.loader.clone();
+        let made = async move { loader.run(move || plan.instance(model.as_ref())).await };
+        let restarted = made.into_actor(self).map(move |made, this, ctx| {
+            let instance = made.unwrap_or_else(|gone| Err(gone.to_string()));
+            let Some(replica) = this.current(&id) else { return };
+            match instance {
+                Ok(instance) => {
+                    let options = replica_lane(replica, instance.as_ref());
+                    let Some(child) = replica
+                        .loaded
+                        .as_mut()
+                        .and_then(|loaded| loaded.instances.get_mut(id.index))
+                    else {
+                        return;
+                    };
+                    start(child, id, options, instance, ctx);
+                    this.publish();
+                }
+                Err(reason) => {
+                    warn!(model = %id.model.name, version = id.model.version, reason, "no new instance could be made");
+                    let incarnation = replica
+                        .loaded
+                        .as_ref()
+                        .and_then(|loaded| loaded.instances.get(id.index))
+                        .map_or(0, |child| child.incarnation);
+                    ctx.notify(Exited {
+                        instance: id,
+                        incarnation,
+                        reason: "no new instance could be made",
+                    });
+                }
+            }
+        });
+        ctx.spawn(restarted);
+    }
+
+    /// The replica of an instance, if the instance is of its present generation.
+    fn current(&mut self, id: &InstanceId) -> Option<&mut Replica> {
+        self.replicas
+            .get_mut(&id.model)
+            .filter(|replica| replica.generation == id.generation)
+    }
+}
+
+/// Drains every version. Answers when all memory is free.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl Handler<Stop> for ShardSupervisor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) -> Self::Result {
+        let ids: Vec<_> = self.replicas.keys().cloned().collect();
+        let addr = ctx.address();
+        Box::pin(async move {
+            let undeploys = ids.into_iter().map(|id| addr.send(Undeploy { id, forget: false }));
+            futures_util::future::join_all(undeploys).await;
+        })
+    }
+}
+
+/// The address of a shard actor, for tests that inject faults.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<Addr<ShardActor>>")]
+pub struct FindShard {
+    /// Which version.
+    pub id: ModelId,
+    /// Which of its instances.
+    pub instance: usize,
+}
+
+impl Handler<FindShard> for ShardSupervisor {
+    type Result = Option<Addr<ShardActor>>;
+
+    fn handle(&mut self, find: FindShard, _: &mut Self::Context) -> Self::Result {
+        let loaded = self.replicas.get(&find.id)?.loaded.as_ref()?;
+        let (addr, _) = loaded.instances.get(find.instance)?.live.as_ref()?;
+        Some(addr.clone())
+    }
+}

@@ -1,0 +1,65 @@
+//! The command line of `grid-node`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use grid_core::config::{self, NodeConfig};
+
+mod check;
+mod run;
+
+/// Exit code of a config or a repository that is wrong, so that scripts can tell it from a crash.
+const INVALID: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "grid-node", version, about = "A node of the inference grid")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts a node from a config file.
+    Run {
+        /// The config file.
+        config: PathBuf,
+    },
+    /// Checks a config file and its model repositories, and says what would be served.
+    Check {
+        /// The config file.
+        config: PathBuf,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config } => with_config(&config, run::run),
+        Command::Check { config } => with_config(&config, check::check),
+    }
+}
+
+fn with_config(path: &Path, command: fn(&Path, NodeConfig) -> ExitCode) -> ExitCode {
+    match read(path) {
+        Ok(config) => command(path, config),
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            ExitCode::from(INVALID)
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<NodeConfig, Vec<String>> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| vec![format!("{file}: cannot be read: {error}")])?;
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut config = config::parse(&file, &text, environment)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    config.resolve(path.parent().unwrap_or(Path::new("")));
+    Ok(config)
+}

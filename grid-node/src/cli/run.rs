@@ -1,0 +1,142 @@
+//! `grid-node run`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use grid_core::config::NodeConfig;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+
+use crate::actors::{ReplicaState, VersionRoute};
+use crate::{Node, telemetry};
+
+pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
+    if let Err(error) = telemetry::init_logs(&config.log) {
+        eprintln!("{}: {error}", path.display());
+        return ExitCode::from(super::INVALID);
+    }
+    // A panic inside a model is caught and answered; it belongs into the log like anything else.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    let name = config.node.name.clone();
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("signals cannot be received: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let node = match Node::start(config) {
+        Ok(node) => node,
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("node {name} listening on http://{}", node.address());
+    for line in node.runtimes() {
+        println!("  {line}");
+    }
+    let problems = node.rescan();
+    print!("{}", what_is_served(&node, &problems));
+    serve(node, signals);
+    ExitCode::SUCCESS
+}
+
+/// The signals that a node answers to.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+enum Asked {
+    Stop(&'static str),
+    Rescan,
+}
+
+impl Signals {
+    /// Registered before the node starts, so that a signal that comes early drains it instead of killing it.
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let (terminate, interrupt, hangup) = runtime.block_on(async {
+            Ok::<_, std::io::Error>((
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::hangup())?,
+            ))
+        })?;
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+            hangup,
+        })
+    }
+
+    fn next(&mut self) -> Asked {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+                _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+                _ = self.hangup.recv() => Asked::Rescan,
+            }
+        })
+    }
+}
+
+/// Answers to signals until one ends the node.
+fn serve(node: Node, mut signals: Signals) {
+    loop {
+        match signals.next() {
+            Asked::Rescan => {
+                info!("SIGHUP: looking at the model repositories");
+                let problems = node.rescan();
+                print!("{}", what_is_served(&node, &problems));
+            }
+            Asked::Stop(name) => {
+                println!("{name}: draining");
+                node.stop();
+                println!("drained");
+                return;
+            }
+        }
+    }
+}
+
+fn what_is_served(node: &Node, problems: &[String]) -> String {
+    let mut text = String::new();
+    let table = node.routes().read();
+    let mut routes: Vec<_> = table.values().flat_map(|model| model.versions.values()).collect();
+    routes.sort_by(|a, b| a.id.cmp(&b.id));
+    for route in &routes {
+        let _ = writeln!(text, "  {}", line(route));
+    }
+    for problem in problems {
+        let _ = writeln!(text, "  problem: {problem}");
+    }
+    let ready = routes.iter().filter(|route| route.state == ReplicaState::Ready);
+    let mut samples = ready.filter_map(|route| {
+        let folders = node.config().models.repositories.iter();
+        let mut samples = folders.map(|folder| folder.join(route.id.name.as_str()).join("sample.json"));
+        Some((route, samples.find(|sample| sample.is_file())?))
+    });
+    if let Some((route, sample)) = samples.next() {
+        let (address, name) = (node.address(), &route.id.name);
+        let _ = writeln!(
+            text,
+            "try: curl http://{address}/v2/models/{name}/infer -d @{}",
+            sample.display()
+        );
+    }
+    text
+}
+
+fn line(route: &VersionRoute) -> String {
+    let what = match route.state {
+        ReplicaState::Ready => format!("{} × {}", route.lanes.len(), route.runtime),
+        _ => route.state.reason().to_owned(),
+    };
+    format!("{:<12} {} ({what})", route.state.name(), route.id)
+}

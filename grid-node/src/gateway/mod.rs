@@ -1,0 +1,84 @@
+//! What clients talk to. A gateway decodes, asks the router, encodes; it never knows a runtime's details or a lane.
+
+mod admin;
+mod context;
+mod observe;
+pub mod rest;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use actix_web::dev::Server;
+use actix_web::{App, HttpServer, web};
+use grid_core::config::NodeConfig;
+
+use crate::actors::{Catalog, Router, RouterOptions, Routes};
+use crate::compute::Pool;
+use crate::node::Standing;
+use crate::telemetry::Prometheus;
+
+/// What the gateways of a node share.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    pub(crate) config: Arc<NodeConfig>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) pool: Pool,
+    pub(crate) catalog: Addr<Catalog>,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) prometheus: Prometheus,
+}
+
+/// What one worker thread of the HTTP server has.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Gateway>,
+    pub(crate) router: Addr<Router>,
+}
+
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take to send the head of a request.
+const REQUEST_HEAD: Duration = Duration::from_secs(10);
+/// How long a client may take to close a connection that is being ended.
+const DISCONNECT: Duration = Duration::from_secs(2);
+
+/// Starts the HTTP gateway on a bound listener.
+pub(crate) fn serve(gateway: Gateway, listener: TcpListener) -> std::io::Result<Server> {
+    let http = gateway.config.http.clone();
+    let shared = Arc::new(gateway);
+    let places = Arc::new(AtomicUsize::new(0));
+    // This closure runs once on each worker thread, in its arbiter: the router lives there.
+    let app = move || {
+        let router = Router::new(RouterOptions {
+            routes: Arc::clone(&shared.routes),
+            pool: shared.pool.clone(),
+            place: places.fetch_add(1, Ordering::Relaxed),
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            router: router.start(),
+        };
+        App::new()
+            .app_data(web::Data::new(worker))
+            .configure(rest::routes)
+            .configure(observe::routes)
+            .default_service(web::to(rest::no_such_path))
+    };
+    let workers = http.workers.unwrap_or_else(crate::loading::available_cores);
+    let server = HttpServer::new(app)
+        .workers(workers)
+        // Per worker: the node's limit is divided, so that the sum holds.
+        .max_connections(http.max_connections.div_ceil(workers))
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(REQUEST_HEAD)
+        .client_disconnect_timeout(DISCONNECT)
+        // Otherwise a client that has gone is not noticed, and its work goes on.
+        .h1_allow_half_closed(false)
+        .disable_signals()
+        .shutdown_timeout(http.drain_timeout.as_secs().saturating_add(1))
+        .listen(listener)?;
+    Ok(server.run())
+}

@@ -1,0 +1,117 @@
+//! The model configuration extension: how a model is served, in the field names that clients of Triton read.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use grid_core::model::TensorSpec;
+use grid_core::tensor::DataType;
+use serde::Serialize;
+
+use super::{named, refuse};
+use crate::gateway::Worker;
+
+#[derive(Serialize)]
+struct Config<'a> {
+    name: &'a str,
+    platform: String,
+    backend: &'a str,
+    version_policy: VersionPolicy,
+    max_batch_size: usize,
+    input: Vec<Tensor<'a>>,
+    output: Vec<Tensor<'a>>,
+    instance_group: [InstanceGroup; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dynamic_batching: Option<DynamicBatching>,
+    parameters: Parameters,
+}
+
+#[derive(Serialize)]
+struct VersionPolicy {
+    all: Empty,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct Tensor<'a> {
+    name: &'a str,
+    data_type: String,
+    dims: Vec<i64>,
+}
+
+#[derive(Serialize)]
+struct InstanceGroup {
+    kind: &'static str,
+    count: usize,
+}
+
+#[derive(Serialize)]
+struct DynamicBatching {
+    max_queue_delay_microseconds: u128,
+}
+
+#[derive(Serialize)]
+struct Parameters {
+    queue: Text,
+    timeout_microseconds: Text,
+    weight: Text,
+}
+
+#[derive(Serialize)]
+struct Text {
+    string_value: String,
+}
+
+fn text(value: impl ToString) -> Text {
+    Text {
+        string_value: value.to_string(),
+    }
+}
+
+/// Triton leaves the batch dimension out of a batching model's dims.
+fn tensors(specs: &[TensorSpec], batching: bool) -> Vec<Tensor<'_>> {
+    let tensor = |spec: &TensorSpec| spec.protocol_shape().split_off(usize::from(batching));
+    let data_type = |data_type: DataType| match data_type {
+        DataType::Bytes => "TYPE_STRING".to_owned(),
+        other => format!("TYPE_{other}"),
+    };
+    specs
+        .iter()
+        .map(|spec| Tensor {
+            name: &spec.name,
+            data_type: data_type(spec.data_type),
+            dims: tensor(spec),
+        })
+        .collect()
+}
+
+pub(super) async fn config(request: HttpRequest, worker: web::Data<Worker>) -> HttpResponse {
+    let (name, version) = named(&request);
+    let route = match worker.shared.routes.resolve(name, version) {
+        Ok(route) if route.runtime.is_empty() => return refuse(&route.not_ready()),
+        Ok(route) => route,
+        Err(error) => return refuse(&error),
+    };
+    let policy = route.settings.policy;
+    let batching = policy.max_rows > 0;
+    HttpResponse::Ok().json(Config {
+        name,
+        platform: format!("onnx_{}", route.runtime),
+        backend: route.runtime,
+        version_policy: VersionPolicy { all: Empty {} },
+        max_batch_size: policy.max_rows,
+        input: tensors(&route.signature.inputs, batching),
+        output: tensors(&route.signature.outputs, batching),
+        instance_group: [InstanceGroup {
+            kind: "KIND_CPU",
+            count: route.instances,
+        }],
+        dynamic_batching: batching.then_some(DynamicBatching {
+            max_queue_delay_microseconds: policy.max_delay.as_micros(),
+        }),
+        parameters: Parameters {
+            queue: text(policy.bound),
+            timeout_microseconds: text(route.settings.timeout.as_micros()),
+            weight: text(route.settings.weight),
+        },
+    })
+}

@@ -1,0 +1,82 @@
+//! The Open Inference Protocol v2 over REST, with the extensions that [`metadata`] advertises.
+
+pub mod codec;
+mod config;
+mod health;
+mod infer;
+mod metadata;
+mod repository;
+mod statistics;
+
+use std::borrow::Cow;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use actix_web::{HttpRequest, HttpResponse, web};
+use grid_core::InferError;
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/v2/models/{name}/infer", web::post().to(infer::infer))
+        .route(
+            "/v2/models/{name}/versions/{version}/infer",
+            web::post().to(infer::infer),
+        )
+        .route("/v2", web::get().to(metadata::server))
+        .route("/v2/health/live", web::get().to(health::live))
+        .route("/v2/health/ready", web::get().to(health::ready))
+        .route("/v2/models/stats", web::get().to(statistics::all))
+        .route("/v2/repository/index", web::post().to(repository::index))
+        .route("/v2/repository/models/{name}/load", web::post().to(repository::load))
+        .route(
+            "/v2/repository/models/{name}/unload",
+            web::post().to(repository::unload),
+        );
+    for model in ["/v2/models/{name}", "/v2/models/{name}/versions/{version}"] {
+        config
+            .route(model, web::get().to(metadata::model))
+            .route(&format!("{model}/ready"), web::get().to(health::model_ready))
+            .route(&format!("{model}/config"), web::get().to(config::config))
+            .route(&format!("{model}/stats"), web::get().to(statistics::model));
+    }
+}
+
+/// What a path names: `{name}` and, where the path has it, `{version}`.
+fn named(request: &HttpRequest) -> (&str, Option<&str>) {
+    let path = request.match_info();
+    (path.get("name").unwrap_or_default(), path.get("version"))
+}
+
+/// The answer of a request that failed, as the table of [`codec::status`] has it.
+fn refuse(error: &InferError) -> HttpResponse {
+    let mut response = message(codec::status(error), &error.to_string());
+    if let Some(seconds) = codec::retry_after(error) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// An error message in the protocol's form.
+fn message(status: u16, text: &str) -> HttpResponse {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    HttpResponse::build(status)
+        .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+        .body(codec::error_body(&cut(text)))
+}
+
+/// Longest message that is sent: it names what a client sent, which can be as long as a body.
+const MAX_MESSAGE_CHARS: usize = 1000;
+
+fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+pub(super) async fn no_such_path(request: HttpRequest) -> HttpResponse {
+    // The paths of the table above exist under other methods, which is what most people got wrong who come here.
+    let known = "/v2, /v2/health/{live,ready}, /v2/models/NAME[/versions/N][/infer], /v2/repository/index, /metrics";
+    let path: String = request.path().chars().take(200).collect();
+    message(404, &format!("no {} {path} here; there is {known}", request.method()))
+}

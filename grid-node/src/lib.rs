@@ -1,0 +1,15 @@
+//! A node of the grid: it holds models in memory, each shard an actor under supervision, and answers inference requests.
+//!
+//! An app embeds a node with [`Node::start`]; the `grid-node` binary is a thin command line around it ([`cli`]).
+
+pub mod actors;
+pub mod cli;
+pub mod compute;
+pub mod gateway;
+pub mod loading;
+mod node;
+pub mod runtime;
+pub mod store;
+pub mod telemetry;
+
+pub use node::{Node, Stage, StartError};

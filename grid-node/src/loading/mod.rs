@@ -1,0 +1,128 @@
+//! Bringing a model version into memory: reserve, open, check, make instances, warm up, measure.
+//!
+//! All of it runs on the loader thread ([`Loader`]), at lower priority than what serves, one load at a time: so the
+//! growth of the process during a load is that load's, but for what serving adds in the same moment.
+
+mod loader;
+mod made_up;
+mod memory;
+mod system;
+mod warm_up;
+
+use std::sync::Arc;
+
+use grid_core::model::ModelId;
+use grid_core::model::manifest::Manifest;
+use grid_core::tensor::Tensor;
+use tracing::{info, warn};
+
+pub use loader::{LoadFailed, Loader};
+pub use memory::{MemoryBudget, Reservation};
+pub use system::{available_cores, compute_threads, memory_limit, resident_bytes, return_free_memory};
+
+use crate::runtime::{Artifact, Instance, Model, OpenOptions, Runtimes, Stacking};
+
+/// What to load.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Under which name and version.
+    pub id: ModelId,
+    /// The file.
+    pub artifact: Artifact,
+    /// Modification time and the like: another stamp is another content.
+    pub stamp: Option<std::time::SystemTime>,
+    /// The model's manifest.
+    pub manifest: Arc<Manifest>,
+    /// How many instances run side by side.
+    pub instances: usize,
+    /// Where the manifest stands, for messages.
+    pub manifest_file: String,
+}
+
+/// A model version in memory. Dropping it returns the memory to the budget.
+pub struct Loaded {
+    /// Makes further instances, for restarts.
+    pub model: Arc<dyn Model>,
+    /// Name of the runtime.
+    pub runtime: &'static str,
+    /// For each input, the initial value of the state that it carries, if it carries one.
+    pub initial: Vec<Option<Tensor>>,
+    /// As many as the manifest says.
+    pub instances: Vec<Box<dyn Instance>>,
+    /// Its part of the budget.
+    pub reservation: Reservation,
+}
+
+impl Plan {
+    /// How requests of this model are stacked.
+    pub fn stacking(&self) -> Stacking {
+        Stacking {
+            max_rows: self.manifest.batching.max_batch_size,
+        }
+    }
+
+    /// Loads the version. Blocks; for the loader thread.
+    ///
+    /// # Errors
+    /// Says which file and what is wrong; all memory has been returned then.
+    pub fn load(&self, runtimes: &Runtimes, budget: &MemoryBudget) -> Result<Loaded, String> {
+        let before = resident_bytes();
+        let mut reservation = budget
+            .reserve(&self.artifact, self.stamp, self.manifest.limits.memory)
+            .map_err(|error| format!("{}: {}", self.id, error))?;
+        let (runtime, model) = self.open(runtimes)?;
+        let instances = (0..self.instances)
+            .map(|_| self.instance(model.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let grown = resident_bytes().saturating_sub(before);
+        let error = reservation
+            .settle(grown)
+            .map_err(|error| format!("{}: after loading it {}", self.id, error))?;
+        let labels = [
+            ("model", self.id.name.to_string()),
+            ("version", self.id.version.to_string()),
+        ];
+        metrics::gauge!("grid_memory_estimate_error_bytes", &labels).set(error as f64);
+        info!(model = %self.id.name, version = self.id.version, runtime, bytes = reservation.bytes(), "loaded");
+        Ok(Loaded {
+            initial: made_up::initial_states(model.signature(), &self.manifest)?,
+            model,
+            runtime,
+            instances,
+            reservation,
+        })
+    }
+
+    /// Opens the file and checks the manifest against it.
+    ///
+    /// # Errors
+    /// Says which file and what is wrong.
+    pub fn open(&self, runtimes: &Runtimes) -> Result<(&'static str, Arc<dyn Model>), String> {
+        let runtime = runtimes.for_model(self.artifact.format, self.manifest.runtime.as_deref())?;
+        let options = OpenOptions {
+            threads_per_run: self.manifest.threads_per_run,
+        };
+        let model = runtime
+            .open(&self.artifact, &options)
+            .map_err(|error| error.to_string())?;
+        self.manifest
+            .check(&self.manifest_file, model.signature())
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        Ok((runtime.name(), model))
+    }
+
+    /// Makes one instance and warms it up.
+    ///
+    /// # Errors
+    /// When the runtime makes none, or a warm-up that the manifest asks for fails.
+    pub fn instance(&self, model: &dyn Model) -> Result<Box<dyn Instance>, String> {
+        let mut instance = model.instance(self.stacking()).map_err(|error| error.to_string())?;
+        if let Err(reason) = warm_up::warm_up(instance.as_mut(), model.signature(), &self.manifest) {
+            if !self.manifest.warm_ups.is_empty() {
+                return Err(format!("{}: warm-up: {reason}", self.id));
+            }
+            warn!(model = %self.id.name, version = self.id.version, reason, "could not be warmed up unasked");
+        }
+        Ok(instance)
+    }
+}

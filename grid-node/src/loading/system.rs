@@ -1,0 +1,87 @@
+//! What the machine, or the container, gives this process.
+
+use std::fs;
+use std::path::Path;
+
+use grid_core::config::NodeConfig;
+
+/// Resident memory of this process in bytes; 0 where the system does not tell.
+pub fn resident_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// Gives memory that was freed back to the system, where the allocator keeps it otherwise.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+pub fn return_free_memory() {
+    // SAFETY: malloc_trim takes no pointer and may be called from any thread at any time (MT-Safe in glibc's manual).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Gives memory that was freed back to the system: here the allocator does so itself.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn return_free_memory() {}
+
+/// The memory that this process may use: the tightest limit of its cgroup and those above it, else the machine's
+/// memory. `None` where neither is told.
+pub fn memory_limit() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let group = cgroup_values("memory.max", "memory.limit_in_bytes")
+        .filter_map(|text| text.trim().parse::<u64>().ok())
+        .min();
+    [machine, group].into_iter().flatten().min()
+}
+
+/// The cores that this process may use: what its affinity and its cgroup's quota allow, at least one.
+pub fn available_cores() -> usize {
+    // The standard library looks at both affinity and quota.
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Compute threads of a node, the one for short runs not counted: what is configured, else one for each core.
+pub fn compute_threads(config: &NodeConfig) -> usize {
+    config.compute.threads.unwrap_or_else(available_cores)
+}
+
+/// The contents of a control file in this process's cgroup and all above it: the version 2 name where it is mounted,
+/// else the version 1 name of the memory controller.
+fn cgroup_values(v2: &str, v1: &str) -> impl Iterator<Item = String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", v2),
+            "memory" => ("/sys/fs/cgroup/memory", v1),
+            _ => continue,
+        };
+        for folder in Path::new(path.trim_start_matches('/')).ancestors() {
+            files.push(Path::new(root).join(folder).join(file));
+        }
+    }
+    files.into_iter().filter_map(|file| fs::read_to_string(file).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_a_limit_and_cores() {
+        let resident = resident_bytes();
+        assert!(resident > 100 << 10, "{resident}");
+        assert!(memory_limit().is_some_and(|limit| limit > resident));
+        assert!(available_cores() > 0);
+    }
+}

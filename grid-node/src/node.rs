@@ -1,0 +1,359 @@
+//! A running node: its threads, its actors, its gateways, from start to drained.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr};
+use grid_core::config::NodeConfig;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::actors::{Catalog, Rescan, Routes, ShardSupervisor, Stop, SupervisorOptions};
+use crate::compute::Pool;
+use crate::gateway::{self, Gateway};
+use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
+use crate::runtime::Runtimes;
+use crate::telemetry::Prometheus;
+
+/// Share of the machine's or container's memory that models may take when no budget is configured, in percent. The
+/// rest is for request bodies, stacks, the code, and what runtimes need while they run.
+const DEFAULT_BUDGET_PERCENT: u64 = 80;
+
+/// How often recorded samples are folded into their histogram buckets.
+const FOLD_METRICS: Duration = Duration::from_secs(1);
+
+/// Where a node stands between start and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The models that are loaded at start are not all loaded.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It finishes what it accepted.
+    Draining,
+}
+
+/// What all parts of a node share of its standing.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    stage: AtomicU8,
+    requests: AtomicUsize,
+}
+
+impl Standing {
+    /// The present stage.
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Starting,
+            1 => Stage::Serving,
+            _ => Stage::Draining,
+        }
+    }
+
+    fn enter(&self, stage: Stage) {
+        // A node that drains does not go back: its first load may end after the signal came.
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    /// Counts a request as accepted until the guard is dropped.
+    pub(crate) fn accept(self: &Arc<Self>) -> Accepted {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Accepted(Arc::clone(self))
+    }
+
+    /// Requests accepted and unanswered.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Acquire)
+    }
+}
+
+/// An accepted request.
+#[derive(Debug)]
+pub(crate) struct Accepted(Arc<Standing>);
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The HTTP address cannot be bound.
+    #[error("http.listen: {address} cannot be bound: {source}{hint}", hint = bind_hint(source))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system gives no thread, or something else that every process needs.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The metrics cannot be recorded.
+    #[error("metrics: {0}")]
+    Metrics(String),
+}
+
+fn bind_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges: choose a higher one",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// A node in this process. Dropping it without [`Node::stop`] stops it without draining.
+#[derive(Debug)]
+pub struct Node {
+    config: Arc<NodeConfig>,
+    address: SocketAddr,
+    routes: Arc<Routes>,
+    standing: Arc<Standing>,
+    runtimes: Vec<String>,
+    supervisor: Addr<ShardSupervisor>,
+    orders: mpsc::UnboundedSender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Rescan(oneshot::Sender<Vec<String>>),
+    Stop,
+}
+
+/// What the node's thread reports once it runs.
+struct Started {
+    supervisor: Addr<ShardSupervisor>,
+}
+
+impl Node {
+    /// Starts a node and returns when its gateway answers. Models are loaded after that: see [`Node::loaded`].
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or the system gives no threads.
+    pub fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let runtimes = Runtimes::of_config(&config);
+        Self::start_with(config, runtimes)
+    }
+
+    /// The same, with runtimes that the app chose: see [`Runtimes::with`].
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or the system gives no threads.
+    pub fn start_with(config: NodeConfig, runtimes: Runtimes) -> Result<Self, StartError> {
+        let prometheus = Prometheus::install().map_err(StartError::Metrics)?;
+        let listener = bind(config.http.listen)?;
+        let address = listener.local_addr().map_err(system("the address of the listener"))?;
+        let budget = config
+            .memory
+            .budget
+            .or_else(|| Some(memory_limit()? / 100 * DEFAULT_BUDGET_PERCENT));
+        let config = Arc::new(config);
+        let options = SupervisorOptions {
+            routes: Arc::default(),
+            pool: Pool::start(compute_threads(&config)).map_err(system("compute threads"))?,
+            loader: Loader::start().map_err(system("the loader thread"))?,
+            runtimes: Arc::new(runtimes),
+            budget: MemoryBudget::new(budget.unwrap_or(u64::MAX)),
+            config: Arc::clone(&config),
+        };
+        let standing: Arc<Standing> = Arc::default();
+        let routes = Arc::clone(&options.routes);
+        let runtimes = options.runtimes.report();
+        let (orders, queue) = mpsc::unbounded_channel();
+        let (report, started) = std::sync::mpsc::channel();
+        let shared = Arc::clone(&standing);
+        let thread = std::thread::Builder::new()
+            .name("node".to_owned())
+            .spawn(move || {
+                let system = actix::System::new();
+                system.block_on(run(options, shared, listener, prometheus, queue, report));
+            })
+            .map_err(system("the node's thread"))?;
+        match started.recv() {
+            Ok(Ok(Started { supervisor })) => Ok(Self {
+                config,
+                address,
+                routes,
+                standing,
+                runtimes,
+                supervisor,
+                orders,
+                thread: Some(thread),
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(system("the node's thread")(std::io::Error::other(
+                "it ended while it started",
+            ))),
+        }
+    }
+
+    /// The address that the HTTP gateway listens on, with the port that was chosen for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Lines that say which runtimes were found.
+    pub fn runtimes(&self) -> &[String] {
+        &self.runtimes
+    }
+
+    /// What the node serves.
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// Requests accepted and unanswered, whatever they are for.
+    pub fn requests(&self) -> usize {
+        self.standing.requests()
+    }
+
+    /// The supervisor of its shard actors.
+    pub fn supervisor(&self) -> &Addr<ShardSupervisor> {
+        &self.supervisor
+    }
+
+    /// Looks at the repositories again, and returns when all is loaded and unloaded that they ask for, with what went
+    /// wrong. Called after the start, it waits for the first load too.
+    pub fn rescan(&self) -> Vec<String> {
+        let (reply, problems) = oneshot::channel();
+        if self.orders.send(Order::Rescan(reply)).is_err() {
+            return vec!["the node has stopped".to_owned()];
+        }
+        problems.blocking_recv().unwrap_or_default()
+    }
+
+    /// Drains the node: readiness becomes false, what was accepted is answered, memory is freed. Returns when all has
+    /// ended, at the latest after the configured drain timeout and a moment.
+    pub fn stop(mut self) {
+        let _ = self.orders.send(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic on that thread has been reported on its own.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|source| StartError::Bind { address, source })
+}
+
+async fn run(
+    options: SupervisorOptions,
+    standing: Arc<Standing>,
+    listener: TcpListener,
+    prometheus: Prometheus,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    report: std::sync::mpsc::Sender<Result<Started, StartError>>,
+) {
+    let config = Arc::clone(&options.config);
+    let supervisor = ShardSupervisor::new(options.clone()).start();
+    let catalog = Catalog::new(Arc::clone(&config), options.loader.clone(), supervisor.clone()).start();
+    let gateway = Gateway {
+        config: Arc::clone(&config),
+        routes: Arc::clone(&options.routes),
+        pool: options.pool.clone(),
+        catalog: catalog.clone(),
+        standing: Arc::clone(&standing),
+        prometheus: prometheus.clone(),
+    };
+    let server = match gateway::serve(gateway, listener) {
+        Ok(server) => server,
+        Err(source) => {
+            let _ = report.send(Err(system("the HTTP gateway")(source)));
+            return;
+        }
+    };
+    let server_handle = server.handle();
+    actix::spawn(server);
+    let _ = report.send(Ok(Started {
+        supervisor: supervisor.clone(),
+    }));
+    actix::spawn(async move {
+        let mut ticks = tokio::time::interval(FOLD_METRICS);
+        loop {
+            ticks.tick().await;
+            prometheus.fold();
+        }
+    });
+    let first = {
+        let (catalog, standing) = (catalog.clone(), Arc::clone(&standing));
+        actix::spawn(async move {
+            let problems = catalog.send(Rescan).await.unwrap_or_default();
+            standing.enter(Stage::Serving);
+            problems
+        })
+    };
+    let mut first = Some(first);
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Rescan(reply) => {
+                let (catalog, first) = (catalog.clone(), first.take());
+                actix::spawn(async move {
+                    let problems = match first {
+                        Some(first) => first.await.unwrap_or_default(),
+                        None => catalog.send(Rescan).await.unwrap_or_default(),
+                    };
+                    let _ = reply.send(problems);
+                });
+            }
+            Order::Stop => {
+                drain(&config, &standing, &server_handle, &supervisor).await;
+                break;
+            }
+        }
+    }
+}
+
+/// Ends the service in order: first nobody is sent here any more, then what was accepted is answered, then memory is
+/// freed.
+async fn drain(
+    config: &NodeConfig,
+    standing: &Standing,
+    server: &actix_web::dev::ServerHandle,
+    supervisor: &Addr<ShardSupervisor>,
+) {
+    info!(requests = standing.requests(), "draining");
+    standing.enter(Stage::Draining);
+    // The listener is closed, so that new clients go elsewhere at once. Connections that exist are served on, each
+    // answer asking for their end; the server's own wait for that would last as long as an idle connection does.
+    actix::spawn(server.stop(true));
+    let give_up = Instant::now() + config.http.drain_timeout;
+    let mut quiet = 0;
+    // Quiet twice in a row: a request whose bytes were under way when the first look was taken is seen by the second.
+    while quiet < 2 && Instant::now() < give_up {
+        tokio::time::sleep(DRAIN_POLL).await;
+        quiet = if standing.requests() == 0 { quiet + 1 } else { 0 };
+    }
+    if standing.requests() > 0 {
+        warn!(
+            requests = standing.requests(),
+            "the drain timeout passed; these requests are dropped"
+        );
+    }
+    let _ = tokio::time::timeout(config.http.drain_timeout, supervisor.send(Stop)).await;
+    info!("drained");
+}
+
+/// How often a drain looks whether requests are left.
+const DRAIN_POLL: Duration = Duration::from_millis(25);
