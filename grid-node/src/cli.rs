@@ -61,5 +61,19 @@ fn read(path: &Path) -> Result<NodeConfig, Vec<String>> {
     let mut config = config::parse(&file, &text, environment)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     config.resolve(path.parent().unwrap_or(Path::new("")));
-    Ok(config)
+    let missing = missing_repositories(&file, &config);
+    if missing.is_empty() { Ok(config) } else { Err(missing) }
+}
+
+/// A node runs on when a repository goes away under it; one that is not there at the start is a slip.
+fn missing_repositories(file: &str, config: &NodeConfig) -> Vec<String> {
+    let repositories = config.models.repositories.iter();
+    let problem = |folder: &PathBuf| {
+        let error = std::fs::read_dir(folder).err()?;
+        let folder = folder.display();
+        Some(format!(
+            "{file}: models.repository: expected a folder of models, found {folder}: {error}"
+        ))
+    };
+    repositories.filter_map(problem).collect()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use grid_core::config;
 use grid_node::Node;
 use grid_node::actors::{FindShard, ShardActor, VersionRoute};
-use grid_node::runtime::Runtimes;
+use grid_node::runtime::{Runtime, Runtimes};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -63,14 +63,8 @@ impl EmbeddedNode {
     /// Starts a node and waits until it has loaded everything. `config` is more of a config file: sections but
     /// `[models]` and `http.listen`.
     pub fn start(repository: Repository, config: &str) -> Self {
-        let folder = repository.path().display();
-        let text = format!("models.repository = '{folder}'\n{config}");
-        let listen = ("GRID__HTTP__LISTEN".to_owned(), "127.0.0.1:0".to_owned());
-        let config = config::parse("test.toml", &text, [listen]).expect("a test's config is right");
         let script = Script::default();
-        let runtimes = Runtimes::of_config(&config).with(Arc::new(ScriptedRuntime(script.clone())));
-        let node = Node::start_with(config, runtimes).expect("a node starts on a free port");
-        node.rescan();
+        let node = start_node(&repository, config, Arc::new(ScriptedRuntime(script.clone())));
         Self {
             node,
             script,
@@ -118,6 +112,19 @@ impl EmbeddedNode {
         let (address, model, x) = (self.address(), model.to_owned(), x.to_vec());
         thread::spawn(move || infer(address, &model, &x, &parameters))
     }
+}
+
+/// Starts a node whose models run in that runtime, and waits until it has loaded everything. `config` is as in
+/// [`EmbeddedNode::start`].
+pub fn start_node(repository: &Repository, config: &str, runtime: Arc<dyn Runtime>) -> Node {
+    let folder = repository.path().display();
+    let text = format!("models.repository = '{folder}'\n{config}");
+    let listen = ("GRID__HTTP__LISTEN".to_owned(), "127.0.0.1:0".to_owned());
+    let config = config::parse("test.toml", &text, [listen]).expect("a test's config is right");
+    let runtimes = Runtimes::of_config(&config).with(runtime);
+    let node = Node::start_with(config, runtimes).expect("a node starts on a free port");
+    node.rescan();
+    node
 }
 
 /// The request that [`infer`] sends.

@@ -1,5 +1,6 @@
 //! What the whole-grid tests and benches stand on: a load generator and nodes as real processes.
 
+pub mod bench;
 pub mod embedded;
 pub mod load;
 pub mod process;

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::load::http_request;
+
 pub use http::{HttpError, Response, exchange};
 pub use measure::Usage;
 
@@ -36,7 +38,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 pub struct NodeCommand {
     binary: PathBuf,
     config: Config,
-    environment: Vec<(OsString, OsString)>,
+    environment: Vec<(OsString, Option<OsString>)>,
+    ready_request: Vec<u8>,
     ready_within: Duration,
 }
 
@@ -53,11 +56,32 @@ pub struct NodeProcess {
     address: SocketAddr,
     directory: TempDir,
     output: Output,
+    readers: Vec<thread::JoinHandle<()>>,
     ready_after: Duration,
 }
 
-/// The last lines that the node wrote, on both of its outputs.
-type Output = Arc<Mutex<Vec<String>>>;
+/// The last lines that the node wrote, in the order of their arrival.
+type Output = Arc<Mutex<Vec<(Stream, String)>>>;
+
+/// Which of its outputs a line stood on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Error,
+}
+
+/// A command that ran to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its last lines on standard output.
+    pub out: String,
+    /// Its last lines on standard error.
+    pub error: String,
+}
 
 /// Why there is no node, or no answer from it.
 #[derive(Debug, thiserror::Error)]
@@ -102,18 +126,25 @@ impl NodeCommand {
     }
 
     fn new(binary: PathBuf, config: Config) -> Self {
-        let listen = ("GRID__HTTP__LISTEN".into(), "127.0.0.1:0".into());
+        let listen = ("GRID__HTTP__LISTEN".into(), Some("127.0.0.1:0".into()));
         Self {
             binary,
             config,
             environment: vec![listen],
+            ready_request: http_request("GET", "/v2/health/ready", &[("Connection", "close")], b""),
             ready_within: Duration::from_secs(30),
         }
     }
 
     /// Sets an environment variable of the node. The later value of two holds.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.environment.push((name.into(), value.into()));
+        self.environment.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Takes an environment variable away that the node would inherit.
+    pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), None));
         self
     }
 
@@ -123,40 +154,17 @@ impl NodeCommand {
         self
     }
 
-    /// Starts the node and waits until `GET /v2/health/ready` is 200.
+    /// Takes the node as ready when it answers this request with 200: its readiness unless told otherwise.
+    pub fn ready_when(mut self, answered: Vec<u8>) -> Self {
+        self.ready_request = answered;
+        self
+    }
+
+    /// Starts the node and waits until it is ready.
     pub fn start(self) -> Result<NodeProcess, ProcessError> {
-        let directory = TempDir::new().map_err(|source| system("make a temporary directory", source))?;
-        let file = match &self.config {
-            Config::File(file) => file.clone(),
-            Config::Text(text) => {
-                let file = directory.path().join("grid.toml");
-                fs::write(&file, text).map_err(|source| system("write the config", source))?;
-                file
-            }
-        };
         let start = Instant::now();
-        let mut child = Command::new(&self.binary)
-            .arg("run")
-            .arg(file)
-            .envs(self.environment)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| system(format!("start {}", self.binary.display()), source))?;
-        let output = Output::default();
-        let (tell, told) = mpsc::channel();
-        collect(child.stdout.take(), output.clone(), Some(tell));
-        collect(child.stderr.take(), output.clone(), None);
-        let address = told.recv_timeout(self.ready_within);
-        let mut node = NodeProcess {
-            child,
-            address: ([127, 0, 0, 1], 0).into(),
-            directory,
-            output,
-            ready_after: Duration::ZERO,
-        };
-        match address {
+        let (mut node, told) = self.spawn("run")?;
+        match told.recv_timeout(self.ready_within) {
             Ok(address) => node.address = address,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 return Err(node.too_late("say where it listens", self.ready_within));
@@ -169,9 +177,60 @@ impl NodeCommand {
                 });
             }
         }
-        node.await_ready(start, self.ready_within)?;
+        node.await_ready(&self.ready_request, start, self.ready_within)?;
         node.ready_after = start.elapsed();
         Ok(node)
+    }
+
+    /// Runs `BINARY SUBCOMMAND FILE` to its end, which it must come to by itself.
+    pub fn finish(self, subcommand: &str) -> Result<Finished, ProcessError> {
+        let (mut node, _) = self.spawn(subcommand)?;
+        Ok(Finished {
+            status: node.wait(self.ready_within)?,
+            out: node.output_on(Stream::Out),
+            error: node.output_on(Stream::Error),
+        })
+    }
+
+    /// The process, and where it will tell its address.
+    fn spawn(&self, subcommand: &str) -> Result<(NodeProcess, mpsc::Receiver<SocketAddr>), ProcessError> {
+        let directory = TempDir::new().map_err(|source| system("make a temporary directory", source))?;
+        let file = match &self.config {
+            Config::File(file) => file.clone(),
+            Config::Text(text) => {
+                let file = directory.path().join("grid.toml");
+                fs::write(&file, text).map_err(|source| system("write the config", source))?;
+                file
+            }
+        };
+        let mut command = Command::new(&self.binary);
+        for (name, value) in &self.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut child = command
+            .arg(subcommand)
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| system(format!("start {}", self.binary.display()), source))?;
+        let output = Output::default();
+        let (tell, told) = mpsc::channel();
+        let out = collect(child.stdout.take(), Stream::Out, output.clone(), Some(tell));
+        let error = collect(child.stderr.take(), Stream::Error, output.clone(), None);
+        let node = NodeProcess {
+            child,
+            address: ([127, 0, 0, 1], 0).into(),
+            directory,
+            output,
+            readers: out.into_iter().chain(error).collect(),
+            ready_after: Duration::ZERO,
+        };
+        Ok((node, told))
     }
 }
 
@@ -186,7 +245,7 @@ impl NodeProcess {
         self.directory.path()
     }
 
-    /// From the start of the process to the first 200 of its readiness.
+    /// From the start of the process to the first 200 of what it was to answer, its readiness unless told otherwise.
     pub fn ready_after(&self) -> Duration {
         self.ready_after
     }
@@ -198,7 +257,20 @@ impl NodeProcess {
 
     /// The last lines that it wrote, on both outputs.
     pub fn output(&self) -> String {
-        self.output.lock().map(|lines| lines.join("\n")).unwrap_or_default()
+        self.lines(|_| true)
+    }
+
+    /// The last lines that it wrote on one of them.
+    pub fn output_on(&self, stream: Stream) -> String {
+        self.lines(|on| on == stream)
+    }
+
+    fn lines(&self, wanted: impl Fn(Stream) -> bool) -> String {
+        let Ok(lines) = self.output.lock() else {
+            return String::new();
+        };
+        let wanted = lines.iter().filter(|(stream, _)| wanted(*stream));
+        wanted.map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
     }
 
     /// `GET path` on a connection of its own.
@@ -249,7 +321,7 @@ impl NodeProcess {
             .map_err(|source| system("kill the node", source))
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended. All that it wrote has been read then.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus, ProcessError> {
         let start = Instant::now();
         loop {
@@ -258,7 +330,13 @@ impl NodeProcess {
                 .try_wait()
                 .map_err(|source| system("wait for the node", source))?
             {
-                Some(status) => return Ok(status),
+                Some(status) => {
+                    for reader in self.readers.drain(..) {
+                        // One that panicked has said so.
+                        let _ = reader.join();
+                    }
+                    return Ok(status);
+                }
                 None if start.elapsed() >= limit => return Err(self.too_late("end", limit)),
                 None => thread::sleep(BETWEEN_LOOKS),
             }
@@ -270,12 +348,9 @@ impl NodeProcess {
         Usage::of(self.child.id())
     }
 
-    fn await_ready(&mut self, start: Instant, limit: Duration) -> Result<(), ProcessError> {
+    fn await_ready(&mut self, request: &[u8], start: Instant, limit: Duration) -> Result<(), ProcessError> {
         loop {
-            if self
-                .get("/v2/health/ready")
-                .is_ok_and(|response| response.status == 200)
-            {
+            if exchange(self.address, request).is_ok_and(|response| response.status == 200) {
                 return Ok(());
             }
             if let Some(status) = self
@@ -312,9 +387,14 @@ impl Drop for NodeProcess {
 }
 
 /// Reads an output to its end on a thread, so that the node never waits for a full pipe.
-fn collect(pipe: Option<impl Read + Send + 'static>, into: Output, tell: Option<mpsc::Sender<SocketAddr>>) {
-    let Some(pipe) = pipe else { return };
-    thread::spawn(move || {
+fn collect(
+    pipe: Option<impl Read + Send + 'static>,
+    stream: Stream,
+    into: Output,
+    tell: Option<mpsc::Sender<SocketAddr>>,
+) -> Option<thread::JoinHandle<()>> {
+    let pipe = pipe?;
+    Some(thread::spawn(move || {
         let mut tell = tell;
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
@@ -329,11 +409,11 @@ fn collect(pipe: Option<impl Read + Send + 'static>, into: Output, tell: Option<
                 if lines.len() == KEPT_LINES {
                     lines.remove(0);
                 }
-                lines.push(text);
+                lines.push((stream, text));
             }
             line.clear();
         }
-    });
+    }))
 }
 
 fn listening_address(line: &str) -> Option<SocketAddr> {

@@ -145,7 +145,7 @@ impl Model for ScriptedModel {
         Ok(if self.in_steps {
             Box::new(Stepped {
                 behaviour,
-                positions: Vec::new(),
+                positions: BTreeMap::new(),
             })
         } else {
             Box::new(Stacked(behaviour))
@@ -202,11 +202,12 @@ impl TensorModel for Behaviour {
     }
 }
 
-/// Finishes each request after as many steps as its input says, whoever else is resident.
+/// Finishes each request after as many steps as its input says, whoever else is resident, and emits the number of each
+/// step before the last.
 struct Stepped {
     behaviour: Behaviour,
-    /// Steps done for each resident request, in their order.
-    positions: Vec<usize>,
+    /// Steps done for each resident request, by its id.
+    positions: BTreeMap<u64, usize>,
 }
 
 impl Instance for Stepped {
@@ -217,17 +218,16 @@ impl Instance for Stepped {
     fn step(&mut self, work: &mut [Work]) {
         let inputs: Vec<f32> = work.iter().flat_map(|work| values(&work.inputs[0])).collect();
         self.behaviour.begin(&inputs);
-        self.positions.resize(work.len(), 0);
-        for (work, position) in work.iter_mut().zip(&mut self.positions) {
+        self.positions.retain(|id, _| work.iter().any(|work| work.id == *id));
+        for work in work {
+            let position = self.positions.entry(work.id).or_default();
             *position += 1;
             let x = values(&work.inputs[0]);
             work.progress = if *position >= x[0] as usize {
                 Progress::Finished(doubled(&x))
             } else {
-                Progress::Running
+                doubled(&[*position as f32]).map_or_else(|error| Progress::Finished(Err(error)), Progress::Emitted)
             };
         }
-        let mut finished = work.iter().map(|work| matches!(work.progress, Progress::Finished(_)));
-        self.positions.retain(|_| !finished.next().unwrap_or(false));
     }
 }

@@ -9,7 +9,7 @@ mod shard_supervisor;
 pub(crate) use catalog::plans;
 pub use catalog::{Catalog, CatalogError, LoadModel, Rescan, UnloadModel};
 pub(crate) use router::deadline;
-pub use router::{Dispatch, Router, RouterOptions};
+pub use router::{Dispatch, Router, RouterHandle, RouterOptions};
 pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, VersionRoute};
 pub use shard::{Crash, ShardActor};
 pub use shard_supervisor::{Deploy, FindShard, ShardSupervisor, Stop, SupervisorOptions, Undeploy};

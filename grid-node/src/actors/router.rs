@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, Context, Handler, Message};
+use actix::{Actor, Addr, Context, Handler, Message};
 use grid_core::InferError;
 use grid_core::dispatch::{LOOK_AT_ALL, choose};
-use tracing::{Instrument, debug, debug_span};
+use tracing::{Instrument, Span, debug, debug_span};
 
 use super::routes::{Lasting, Routes, VersionRoute};
-use crate::compute::{Outcome, Pool, Request, Submitted};
+use crate::compute::{Outcome, Pool, Request};
 
 /// What a router is made with.
 #[derive(Clone, Debug)]
@@ -27,6 +27,47 @@ pub struct RouterOptions {
     pub pool: Pool,
     /// This router's number among its siblings: where it begins to look for an instance.
     pub place: usize,
+}
+
+/// The way to a router for the other code on its thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RouterHandle {
+    options: RouterOptions,
+    router: Addr<Router>,
+}
+
+impl RouterHandle {
+    /// Starts a router on this thread's arbiter.
+    pub fn start(options: RouterOptions) -> Self {
+        let router = Router::new(options.clone()).start();
+        Self { options, router }
+    }
+
+    /// Sees a request to its end. Dropping the future cancels the request.
+    ///
+    /// What can run on this thread at once does so here, with the router's own decision and without its mailbox: a
+    /// message to an actor of the same thread and its answer cost about as much as a small tree ensemble.
+    ///
+    /// # Errors
+    /// However the request ended, if not with an answer.
+    pub async fn dispatch(&self, route: Arc<VersionRoute>, mut request: Request) -> Outcome {
+        let span = dispatch_span(&route, &mut request);
+        if let Some(outcome) = span.in_scope(|| run_here(&self.options, &route, &request)) {
+            return outcome;
+        }
+        let dispatch = Dispatch { route, request, span };
+        // The router of this thread is gone only when the thread is.
+        self.router.send(dispatch).await.unwrap_or(Err(InferError::Cancelled))
+    }
+}
+
+fn dispatch_span(route: &VersionRoute, request: &mut Request) -> Span {
+    let span =
+        debug_span!(parent: &request.span, "router.dispatch", model = %route.id.name, version = route.id.version);
+    if !span.is_disabled() {
+        request.span = span.clone();
+    }
+    span
 }
 
 /// The router of one thread.
@@ -61,6 +102,8 @@ pub struct Dispatch {
     pub route: Arc<VersionRoute>,
     /// The request.
     pub request: Request,
+    /// What the router does is a part of this span.
+    pub span: Span,
 }
 
 /// An outcome that is there at once, or one that takes its time.
@@ -95,25 +138,14 @@ impl MessageResponse<Router, Dispatch> for Reply {
 impl Handler<Dispatch> for Router {
     type Result = Reply;
 
-    fn handle(&mut self, Dispatch { route, mut request }: Dispatch, _: &mut Self::Context) -> Reply {
-        let span =
-            debug_span!(parent: &request.span, "router.dispatch", model = %route.id.name, version = route.id.version);
-        if !span.is_disabled() {
-            request.span = span.clone();
-        }
-        let attempt = span.in_scope(|| attempt(&self.options, &route, &request));
-        match attempt {
-            Attempt::Ended(outcome) => Reply::Now(outcome),
-            Attempt::Queued(answer) => {
-                let first = Some(answer);
-                Reply::Later(Box::pin(
-                    finish(self.options.clone(), route, request, first).instrument(span),
-                ))
-            }
-            Attempt::NotRun => Reply::Later(Box::pin(
-                finish(self.options.clone(), route, request, None).instrument(span),
-            )),
-        }
+    fn handle(&mut self, Dispatch { route, request, span }: Dispatch, _: &mut Self::Context) -> Reply {
+        let first = match span.in_scope(|| attempt(&self.options, &route, &request)) {
+            Attempt::Ended(outcome) => return Reply::Now(outcome),
+            Attempt::Queued(answer) => Some(answer),
+            Attempt::NotRun => None,
+        };
+        let finished = finish(self.options.clone(), route, request, first);
+        Reply::Later(Box::pin(finished.instrument(span)))
     }
 }
 
@@ -124,6 +156,17 @@ enum Attempt {
     NotRun,
 }
 
+/// Runs a request on this thread, if an instance is free and the run is known to be quick.
+fn run_here(options: &RouterOptions, route: &VersionRoute, request: &Request) -> Option<Outcome> {
+    let lanes = &route.lanes;
+    // The router's own place comes first, so that routers do not meet at one lane while others are free; and what can run
+    // here and now is not compared by cost: it costs nothing to wait for.
+    let start = options.place.checked_rem(lanes.len()).unwrap_or(0);
+    let (before, from) = lanes.split_at(start);
+    let mut nearest_first = from.iter().chain(before).take(LOOK_AT_ALL);
+    nearest_first.find_map(|lane| lane.run_inline(request))
+}
+
 fn attempt(options: &RouterOptions, route: &VersionRoute, request: &Request) -> Attempt {
     let lanes = &route.lanes;
     let entropy = if lanes.len() > LOOK_AT_ALL { rand::random() } else { 0 };
@@ -131,13 +174,13 @@ fn attempt(options: &RouterOptions, route: &VersionRoute, request: &Request) -> 
         return Attempt::NotRun;
     };
     let lane = &lanes[chosen];
-    match lane.submit(request) {
-        Submitted::Queued(answer) => {
+    match lane.enqueue(request) {
+        Ok(answer) => {
             options.pool.wake(lane);
             Attempt::Queued(answer)
         }
-        Submitted::Ended(Err(InferError::ReplicaLost { .. })) => Attempt::NotRun,
-        Submitted::Ended(outcome) => Attempt::Ended(outcome),
+        Err(InferError::ReplicaLost { .. }) => Attempt::NotRun,
+        Err(error) => Attempt::Ended(Err(error)),
     }
 }
 

@@ -37,6 +37,9 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
     for line in node.runtimes() {
         println!("  {line}");
     }
+    if let Some(runtime) = &node.config().runtime.prefer {
+        println!("  models run in {runtime} unless their manifests name another: `runtime.prefer`");
+    }
     let problems = node.rescan();
     print!("{}", what_is_served(&node, &problems));
     serve(node, signals);
@@ -113,7 +116,9 @@ fn what_is_served(node: &Node, problems: &[String]) -> String {
     for route in &routes {
         let _ = writeln!(text, "  {}", line(route));
     }
-    for problem in problems {
+    // What keeps a model from being served stands in its line.
+    let told = |problem: &str| routes.iter().any(|route| route.state.reason() == problem);
+    for problem in problems.iter().filter(|problem| !told(problem)) {
         let _ = writeln!(text, "  problem: {problem}");
     }
     let ready = routes.iter().filter(|route| route.state == ReplicaState::Ready);

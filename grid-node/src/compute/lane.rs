@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use grid_core::InferError;
@@ -58,17 +58,11 @@ pub struct Lane {
     seat: Mutex<Seat>,
     in_flight: Arc<AtomicUsize>,
     service: ServiceTime,
+    /// Requests that were given to the instance, ever.
+    given: AtomicU64,
     stats: Mutex<RunStats>,
     panicked: AtomicBool,
     on_panic: OnPanic,
-}
-
-/// What became of a request that was submitted.
-pub enum Submitted {
-    /// It ran on this thread, or was refused.
-    Ended(Outcome),
-    /// It waits; dropping the receiver cancels it.
-    Queued(oneshot::Receiver<Outcome>),
 }
 
 /// What a compute thread did in its turn, and what the lane needs next.
@@ -89,6 +83,7 @@ impl Lane {
             }),
             in_flight: Arc::new(AtomicUsize::new(0)),
             service: ServiceTime::new(),
+            given: AtomicU64::new(0),
             stats: Mutex::default(),
             panicked: AtomicBool::new(false),
             on_panic,
@@ -138,19 +133,9 @@ impl Lane {
         !self.queue.lock().is_empty() || self.seat.try_lock().is_some_and(|seat| !seat.resident.is_empty())
     }
 
-    /// Runs the request on this thread if that is quick, queues it otherwise, or refuses it. The caller tells the pool
-    /// of a queued request.
-    pub fn submit(&self, request: &Request) -> Submitted {
-        if let Some(outcome) = self.run_inline(request) {
-            return Submitted::Ended(outcome);
-        }
-        match self.enqueue(request) {
-            Ok(receiver) => Submitted::Queued(receiver),
-            Err(error) => Submitted::Ended(Err(error)),
-        }
-    }
-
-    fn run_inline(&self, request: &Request) -> Option<Outcome> {
+    /// Runs the request on this thread, if the instance is free, nothing waits before it, and requests of this size were
+    /// measured to be quick.
+    pub fn run_inline(&self, request: &Request) -> Option<Outcome> {
         let expected = self.service.of_size(request.bytes())?;
         if expected >= self.options.inline_below
             || self.in_flight.load(Ordering::Relaxed) > 0
@@ -164,11 +149,11 @@ impl Lane {
         }
         let instance = seat.instance.as_deref_mut()?;
         let _in_flight = InFlight::count_in(&self.in_flight);
-        let mut work = [Work {
-            inputs: request.inputs.clone(),
-            progress: Progress::Running,
-        }];
         let started = Instant::now();
+        if request.deadline <= started {
+            return Some(Err(self.too_late(request)));
+        }
+        let mut work = [self.work(request)];
         let span = debug_span!(parent: &request.span, "shard.run", model = %self.options.model.name, inline = true);
         let ran = span.in_scope(|| self.step(instance, &mut work, started));
         let [work] = work;
@@ -184,21 +169,26 @@ impl Lane {
             }
             // Only models that finish in one step have run times per size that are short; but a model may change its
             // mind. It cannot be left half-way on a caller's thread.
-            Progress::Running | Progress::Emitted(_) => Some(Err(InferError::ModelFailed {
-                model: self.options.model.clone(),
-                reason: "a request that should have finished in one step did not".to_owned(),
-            })),
+            Progress::Running | Progress::Emitted(_) => Some(Err(
+                self.failed("a request that should have finished in one step did not")
+            )),
         }
     }
 
-    fn enqueue(&self, request: &Request) -> Result<oneshot::Receiver<Outcome>, InferError> {
+    /// Queues the request for the compute threads; the caller then tells the pool. Dropping the receiver cancels the
+    /// request.
+    ///
+    /// # Errors
+    /// [`InferError::Overloaded`] when the queue is full or its wait longer than the request has time,
+    /// [`InferError::ReplicaLost`] when the lane is closed.
+    pub fn enqueue(&self, request: &Request) -> Result<oneshot::Receiver<Outcome>, InferError> {
         let overloaded = |reason: String, retry_after| InferError::Overloaded {
             model: self.options.model.clone(),
             reason,
             retry_after,
         };
         let wait = expected_wait(self.in_flight(), self.service.per_request());
-        let remaining = request.deadline.saturating_duration_since(request.entry.arrived);
+        let remaining = request.deadline.saturating_duration_since(Instant::now());
         if wait > remaining {
             let reason = format!("the wait is {wait:.1?}, the request has {remaining:.1?} left");
             return Err(overloaded(reason, wait - remaining));
@@ -282,18 +272,11 @@ impl Lane {
                     continue;
                 }
                 if job.request.deadline <= now {
-                    let timeout = job
-                        .request
-                        .deadline
-                        .saturating_duration_since(job.request.entry.arrived);
-                    let model = self.options.model.clone();
-                    job.finish(Err(InferError::DeadlineExceeded { model, timeout }));
+                    let error = self.too_late(&job.request);
+                    job.finish(Err(error));
                     continue;
                 }
-                let work = Work {
-                    inputs: job.request.inputs.clone(),
-                    progress: Progress::Running,
-                };
+                let work = self.work(&job.request);
                 resident.push((job, work));
             }
             // A batch of which nobody is left is no reason to end the turn: the next may stand behind it.
@@ -366,13 +349,17 @@ impl Lane {
                     job.finish(self.outcome(outputs, timing));
                 }
                 Progress::Running | Progress::Emitted(_) if ended => {
-                    let error = InferError::ModelFailed {
-                        model: self.options.model.clone(),
-                        reason: "its instance ended while the request was under way".to_owned(),
-                    };
+                    let error = self.failed("its instance ended while the request was under way");
                     job.finish(Err(error));
                 }
-                Progress::Running | Progress::Emitted(_) => resident.push((job, work)),
+                Progress::Running => resident.push((job, work)),
+                Progress::Emitted(outputs) => match job.request.emit(outputs) {
+                    Ok(()) => resident.push((job, work)),
+                    Err(reason) => {
+                        let error = self.failed(reason);
+                        job.finish(Err(error));
+                    }
+                },
             }
         }
     }
@@ -380,10 +367,7 @@ impl Lane {
     fn outcome(&self, outputs: Result<Outputs, crate::runtime::ModelError>, timing: Timing) -> Outcome {
         match outputs {
             Ok(outputs) => Ok(Answer { outputs, timing }),
-            Err(error) => Err(InferError::ModelFailed {
-                model: self.options.model.clone(),
-                reason: error.0,
-            }),
+            Err(error) => Err(self.failed(error.0)),
         }
     }
 
@@ -409,6 +393,28 @@ impl Lane {
                 stats.failed += 1;
                 stats.time_of_failed += queued + run.computed;
             }
+        }
+    }
+
+    fn work(&self, request: &Request) -> Work {
+        Work {
+            id: 1 + self.given.fetch_add(1, Ordering::Relaxed),
+            inputs: request.inputs.clone(),
+            progress: Progress::Running,
+        }
+    }
+
+    fn failed(&self, reason: impl Into<String>) -> InferError {
+        InferError::ModelFailed {
+            model: self.options.model.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    fn too_late(&self, request: &Request) -> InferError {
+        InferError::DeadlineExceeded {
+            model: self.options.model.clone(),
+            timeout: request.deadline.saturating_duration_since(request.entry.arrived),
         }
     }
 

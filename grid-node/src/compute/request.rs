@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use grid_core::InferError;
 use grid_core::batching::Entry;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
 use crate::runtime::{Inputs, Outputs};
@@ -20,11 +20,26 @@ pub struct Request {
     pub entry: Entry,
     /// When the answer is worth nothing any more.
     pub deadline: Instant,
+    /// Where outputs go that come before the last, for a caller who wants them as they come. Its bound is how far the
+    /// caller may lag behind.
+    pub partial: Option<mpsc::Sender<Outputs>>,
     /// The span that the run's span is a child of.
     pub span: Span,
 }
 
 impl Request {
+    /// Hands outputs on that come before the last.
+    pub(super) fn emit(&self, outputs: Outputs) -> Result<(), &'static str> {
+        let Some(partial) = &self.partial else { return Ok(()) };
+        match partial.try_send(outputs) {
+            Ok(()) => Ok(()),
+            // The step of all others must not wait for one reader, and outputs must not pile up.
+            Err(mpsc::error::TrySendError::Full(_)) => Err("its reader is too slow for the outputs"),
+            // Whoever closes this end closes the reply too, and that ends the request.
+            Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
     /// Bytes of all inputs: the size that run times are learned by.
     pub fn bytes(&self) -> usize {
         self.inputs.iter().map(|tensor| tensor.data().len()).sum()

@@ -40,3 +40,105 @@ pub(super) fn permit(request: &HttpRequest, http: &HttpSettings) -> Result<(), R
         "administrative calls from other machines need `http.admin_token` in the node's config, and that token",
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use actix_web::http::header::HeaderName;
+    use actix_web::test::TestRequest;
+    use grid_core::config::Secret;
+
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1";
+    const REMOTE: &str = "192.0.2.7";
+    const TOKEN: &str = "the right admin token";
+
+    fn http(token: Option<&str>) -> HttpSettings {
+        HttpSettings {
+            admin_token: token.map(Secret::new),
+            ..HttpSettings::default()
+        }
+    }
+
+    /// The status of the refusal of a call from that address with these headers, `None` if it may pass.
+    fn refusal(token: Option<&str>, from: &str, headers: &[(HeaderName, &str)]) -> Option<u16> {
+        let from: IpAddr = from.parse().unwrap();
+        let request = TestRequest::post().peer_addr(SocketAddr::new(from, 4711));
+        let with = |request: TestRequest, (name, value): &(HeaderName, &str)| request.insert_header((name, *value));
+        let request = headers.iter().fold(request, with).to_http_request();
+        permit(&request, &http(token)).err().map(|(status, _)| status)
+    }
+
+    #[test]
+    fn without_a_token_calls_from_this_machine_pass_and_no_others() {
+        for loopback in [LOOPBACK, "127.8.9.10", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(refusal(None, loopback, &[]), None, "{loopback}");
+        }
+        for remote in [
+            REMOTE,
+            "10.0.0.1",
+            "0.0.0.0",
+            "::ffff:192.0.2.7",
+            "2001:db8::1",
+            "fe80::1",
+        ] {
+            assert_eq!(refusal(None, remote, &[]), Some(403), "{remote}");
+        }
+        let unknown = TestRequest::post().to_http_request();
+        assert!(permit(&unknown, &http(None)).is_err(), "an address that is not known");
+    }
+
+    #[test]
+    fn no_header_makes_a_remote_call_a_local_one() {
+        for name in ["x-forwarded-for", "forwarded", "x-real-ip", "host"] {
+            let header = (HeaderName::from_static(name), LOOPBACK);
+            assert_eq!(refusal(None, REMOTE, &[header]), Some(403), "{name}");
+        }
+        let any_token = (AUTHORIZATION, "Bearer anything");
+        assert_eq!(refusal(None, REMOTE, &[any_token]), Some(403));
+    }
+
+    #[test]
+    fn with_a_token_it_alone_decides_wherever_the_call_comes_from() {
+        for from in [LOOPBACK, REMOTE, "::1"] {
+            let status = |headers: &[(HeaderName, &str)]| refusal(Some(TOKEN), from, headers);
+            assert_eq!(status(&[]), Some(401), "{from}");
+            let right = format!("Bearer {TOKEN}");
+            assert_eq!(status(&[(AUTHORIZATION, &right)]), None, "{from}");
+            for wrong in [
+                "Bearer ",
+                "Bearer wrong",
+                "Bearer the right admin token!",
+                "Bearer the right admin toke",
+            ] {
+                assert_eq!(status(&[(AUTHORIZATION, wrong)]), Some(403), "{from}: {wrong}");
+            }
+            for other in [TOKEN, "Basic dXNlcjpwYXNz", ""] {
+                assert_eq!(status(&[(AUTHORIZATION, other)]), Some(401), "{from}: {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_web_page_of_another_origin_passes_neither_from_this_machine_nor_with_the_token() {
+        let right = format!("Bearer {TOKEN}");
+        let host = (HOST, "127.0.0.1:8000");
+        for origin in [
+            "https://example.org",
+            "http://127.0.0.1:9000",
+            "http://localhost:8000",
+            "null",
+            "",
+        ] {
+            let foreign = [(ORIGIN, origin), host.clone()];
+            assert_eq!(refusal(None, LOOPBACK, &foreign), Some(403), "{origin:?}");
+            let foreign = [(ORIGIN, origin), host.clone(), (AUTHORIZATION, right.as_str())];
+            assert_eq!(refusal(Some(TOKEN), LOOPBACK, &foreign), Some(403), "{origin:?}");
+        }
+        let own = [(ORIGIN, "http://127.0.0.1:8000"), host];
+        assert_eq!(refusal(None, LOOPBACK, &own), None);
+        assert_eq!(refusal(None, REMOTE, &own), Some(403));
+    }
+}

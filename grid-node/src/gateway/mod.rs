@@ -1,6 +1,7 @@
 //! What clients talk to. A gateway decodes, asks the router, encodes; it never knows a runtime's details or a lane.
 
 mod admin;
+mod bodies;
 mod context;
 mod observe;
 pub mod rest;
@@ -10,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, Addr};
+use actix::Addr;
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer, web};
 use grid_core::config::NodeConfig;
 
-use crate::actors::{Catalog, Router, RouterOptions, Routes};
+use bodies::Bodies;
+
+use crate::actors::{Catalog, RouterHandle, RouterOptions, Routes};
 use crate::compute::Pool;
 use crate::node::Standing;
 use crate::telemetry::Prometheus;
@@ -35,7 +38,8 @@ pub(crate) struct Gateway {
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Gateway>,
-    pub(crate) router: Addr<Router>,
+    bodies: Arc<Bodies>,
+    pub(crate) router: RouterHandle,
 }
 
 /// How long an idle connection is kept.
@@ -49,17 +53,19 @@ const DISCONNECT: Duration = Duration::from_secs(2);
 pub(crate) fn serve(gateway: Gateway, listener: TcpListener) -> std::io::Result<Server> {
     let http = gateway.config.http.clone();
     let shared = Arc::new(gateway);
+    let bodies = Bodies::new(usize::try_from(http.max_body).unwrap_or(usize::MAX));
     let places = Arc::new(AtomicUsize::new(0));
     // This closure runs once on each worker thread, in its arbiter: the router lives there.
     let app = move || {
-        let router = Router::new(RouterOptions {
+        let router = RouterHandle::start(RouterOptions {
             routes: Arc::clone(&shared.routes),
             pool: shared.pool.clone(),
             place: places.fetch_add(1, Ordering::Relaxed),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
-            router: router.start(),
+            bodies: Arc::clone(&bodies),
+            router,
         };
         App::new()
             .app_data(web::Data::new(worker))

@@ -27,6 +27,8 @@ pub(super) fn warm_up(instance: &mut dyn Instance, signature: &Signature, manife
 
 fn run(instance: &mut dyn Instance, inputs: Inputs) -> Result<(), String> {
     let mut work = [Work {
+        // Of the warm-ups of an instance one is resident at a time, and lanes count from 1.
+        id: 0,
         inputs,
         progress: Progress::Running,
     }];

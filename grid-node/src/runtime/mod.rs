@@ -138,6 +138,9 @@ pub struct ModelError(pub String);
 /// One request resident in an instance.
 #[derive(Debug)]
 pub struct Work {
+    /// Tells it apart from every other request that this instance was or will be given: by it an instance finds what it
+    /// keeps for the request, a cache say.
+    pub id: u64,
     /// What it brought.
     pub inputs: Inputs,
     /// How far it is. Set by [`Instance::step`].
@@ -164,8 +167,8 @@ pub trait Instance: Send {
 
     /// Advances every request in `work` by one step and sets its progress.
     ///
-    /// Requests that are new since the last step stand behind those that stayed, in order. One that was cancelled is
-    /// gone without notice: an instance that keeps something for each request keeps it in step with this list.
+    /// A request that is not in the list any more was finished or cancelled; what an instance keeps for requests that are
+    /// gone it may drop.
     ///
     /// A panic is caught by the caller, which then ends this incarnation of the instance; `step` may be called again
     /// before that for the requests of the same list, fewer at a time, to find the one that panics.

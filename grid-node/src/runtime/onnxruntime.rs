@@ -3,9 +3,8 @@
 //! Choices, and what each is for:
 //!
 //! - **One session a model, shared by its instances.** `ort` takes `&mut Session` to run, because some execution providers
-//!   (CUDA, say) are not thread safe. The grid uses the CPU provider alone, for which ONNX Runtime's design document
-//!   promises that "multiple threads can invoke the Run() method on the same inference session object". Weights are thus
-//!   held once, however many instances a model has.
+//!   (CUDA, say) are not thread safe. The grid uses the CPU provider alone, for which ONNX Runtime guarantees that
+//!   threads may run one session at the same time. Weights are thus held once, however many instances a model has.
 //! - **No pool for `threads_per_run = 1`**: the run stays on the caller's thread. More than that gets threads of the
 //!   session's own, without spinning, started at normal priority. Not ONNX Runtime's global pool: its size is one number
 //!   for the process, so that a model that asked for two threads would get as many as the widest.

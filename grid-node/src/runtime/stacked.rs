@@ -127,6 +127,7 @@ mod tests {
     fn request(rows: usize, value: f32) -> Work {
         let tensor = Tensor::from_values([rows, 2].into(), &vec![value; rows * 2]).unwrap();
         Work {
+            id: 0,
             inputs: [tensor].into_iter().collect(),
             progress: Progress::Running,
         }

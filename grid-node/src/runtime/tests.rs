@@ -68,6 +68,7 @@ fn instance(model: &dyn Model) -> Box<dyn Instance> {
 /// One request through an instance.
 fn run(instance: &mut dyn Instance, inputs: impl IntoIterator<Item = Tensor>) -> Result<Outputs, ModelError> {
     let mut work = [Work {
+        id: 0,
         inputs: inputs.into_iter().collect(),
         progress: Progress::Running,
     }];

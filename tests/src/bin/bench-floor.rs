@@ -47,6 +47,7 @@ fn answer(request: &HttpRequest, body: web::Bytes, name: &str, served: &Served) 
         .arrange(tensors, |_| None)
         .map_err(|error| error.to_string())?;
     let mut work = [Work {
+        id: 0,
         inputs,
         progress: Progress::Running,
     }];

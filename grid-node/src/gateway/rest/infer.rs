@@ -1,5 +1,6 @@
 //! Inference over REST: body to tensors, tensors to the router, outcome to body.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::error::PayloadError;
@@ -17,7 +18,7 @@ use super::codec::{
     self, DecodedRequest, Encoded, HEADER_LENGTH, OutputTensor, RequestBody, RequestedOutput, Response, classify,
 };
 use super::{named, refuse};
-use crate::actors::{Dispatch, VersionRoute, deadline};
+use crate::actors::{VersionRoute, deadline};
 use crate::compute::{Answer, Request, Timing};
 use crate::gateway::Worker;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
@@ -80,7 +81,7 @@ fn identify(response: &mut HttpResponse, context: Context, draining: bool) {
 /// One request to one model version.
 struct Exchange<'a> {
     worker: &'a Worker,
-    route: &'a std::sync::Arc<VersionRoute>,
+    route: &'a Arc<VersionRoute>,
     span: &'a Span,
     arrived: Instant,
 }
@@ -91,19 +92,19 @@ impl Exchange<'_> {
             return Err(self.route.not_ready());
         }
         let limit = usize::try_from(self.worker.shared.config.http.max_body).unwrap_or(usize::MAX);
-        let body = read_body(request, payload, limit).await?;
+        let mut held = self.worker.bodies.begin();
+        let full = || InferError::Overloaded {
+            model: self.route.id.clone(),
+            reason: "the bodies of other requests hold all the memory for bodies".to_owned(),
+            retry_after: Duration::from_secs(1),
+        };
+        let room = |bytes| if held.grow(bytes) { Ok(()) } else { Err(full()) };
+        let body = read_body(request, payload, limit, room).await?;
         let decoded = codec::decode(&body)?;
         let wanted = wanted_outputs(self.route, &decoded)?;
         let request = self.request(&decoded)?;
-        let dispatch = Dispatch {
-            route: std::sync::Arc::clone(self.route),
-            request,
-        };
-        let Answer { outputs, timing } = match self.worker.router.send(dispatch).await {
-            Ok(outcome) => outcome?,
-            // The router of this thread is gone only when the thread is.
-            Err(_) => return Err(InferError::Cancelled),
-        };
+        let outcome = self.worker.router.dispatch(Arc::clone(self.route), request).await;
+        let Answer { outputs, timing } = outcome?;
         let encoded = self.encode(&decoded, &wanted, &outputs)?;
         Ok((respond(encoded), timing))
     }
@@ -133,6 +134,7 @@ impl Exchange<'_> {
                 arrived: self.arrived,
             },
             deadline: deadline(route, self.arrived, decoded.parameters.timeout),
+            partial: None,
             span: self.span.clone(),
         })
     }
@@ -203,7 +205,12 @@ impl Exchange<'_> {
 }
 
 /// Reads the body, as fast as the client sends it but not slower than [`SLOWEST_BODY`] allows.
-async fn read_body(request: &HttpRequest, mut payload: web::Payload, limit: usize) -> Result<RequestBody, InferError> {
+async fn read_body(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    limit: usize,
+    mut room: impl FnMut(usize) -> Result<(), InferError>,
+) -> Result<RequestBody, InferError> {
     let header = |name| request.headers().get(name);
     if let Some(encoding) = header(CONTENT_ENCODING).filter(|value| *value != "identity") {
         let encoding = String::from_utf8_lossy(encoding.as_bytes())
@@ -220,7 +227,10 @@ async fn read_body(request: &HttpRequest, mut payload: web::Payload, limit: usiz
     let read = async {
         while let Some(chunk) = payload.next().await {
             match chunk {
-                Ok(chunk) => body.push(chunk)?,
+                Ok(chunk) => {
+                    room(chunk.len())?;
+                    body.push(chunk)?;
+                }
                 Err(PayloadError::Incomplete(_)) => return Err(InferError::Cancelled),
                 Err(error) => return Err(InferError::Invalid(format!("the body could not be read: {error}"))),
             }

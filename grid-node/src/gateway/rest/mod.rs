@@ -66,9 +66,36 @@ fn message(status: u16, text: &str) -> HttpResponse {
 
 /// Longest message that is sent: it names what a client sent, which can be as long as a body.
 const MAX_MESSAGE_CHARS: usize = 1000;
+/// Longest piece between backticks in a message that is too long. Names are shorter, and what was expected instead
+/// mostly stands behind them: cutting the end alone would lose it.
+const MAX_QUOTED_CHARS: usize = 100;
 
 fn cut(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(MAX_MESSAGE_CHARS) {
+    if text.chars().nth(MAX_MESSAGE_CHARS).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut short = String::new();
+    for (index, piece) in text.split('`').enumerate() {
+        // Every other piece is quoted; an unlucky name with backticks shifts that, and the last cut bounds it.
+        let longest = if index % 2 == 1 {
+            MAX_QUOTED_CHARS
+        } else {
+            MAX_MESSAGE_CHARS
+        };
+        if index > 0 {
+            short.push('`');
+        }
+        short.push_str(&cut_to(piece, longest));
+        // No character has more than four bytes: what follows is cut off anyway.
+        if short.len() > 4 * MAX_MESSAGE_CHARS {
+            break;
+        }
+    }
+    Cow::Owned(cut_to(&short, MAX_MESSAGE_CHARS).into_owned())
+}
+
+fn cut_to(text: &str, chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),
     }
@@ -79,4 +106,28 @@ pub(super) async fn no_such_path(request: HttpRequest) -> HttpResponse {
     let known = "/v2, /v2/health/{live,ready}, /v2/models/NAME[/versions/N][/infer], /v2/repository/index, /metrics";
     let path: String = request.path().chars().take(200).collect();
     message(404, &format!("no {} {path} here; there is {known}", request.method()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_and_what_was_expected_instead_stays() {
+        let named = |name: &str| format!("input `{name}`: the model has no such input; expected `features`");
+        assert_eq!(cut(&named("n")), named("n"));
+        let long = named(&"ü".repeat(100_000));
+        assert_eq!(cut(&long), named(&format!("{}…", "ü".repeat(100))));
+    }
+
+    #[test]
+    fn no_message_is_longer_than_the_bound() {
+        for text in [
+            "n".repeat(100_000),
+            "`".repeat(100_000),
+            format!("a{}", "` `a".repeat(100_000)),
+        ] {
+            assert_eq!(cut(&text).chars().count(), MAX_MESSAGE_CHARS + 1);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! An inference request, from its body to its tensors.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use grid_core::InferError;
 use grid_core::tensor::{Buffer, DataType, Shape, Tensor};
@@ -77,6 +78,7 @@ fn read<'a>(text: &'a str, binary: Option<&Buffer>) -> Result<DecodedRequest<'a>
         }
         "parameters" if cursor.eat_null() => fill(&mut parameters, key, Parameters::default()),
         "parameters" => {
+            begins(cursor, b'{', "`parameters`", "an object")?;
             let read = Parameters::read(cursor).map_err(|fault| prefixed("parameters", fault))?;
             fill(&mut parameters, key, read)
         }
@@ -122,12 +124,14 @@ fn each<'a>(
     what: &str,
     mut tensor: impl FnMut(&mut Cursor<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
+    begins(cursor, b'[', format_args!("`{what}s`"), "an array")?;
     cursor.array(|cursor, index| {
         if index == MAX_TENSORS {
             return Err(Fault::Refused(format!(
                 "`{what}s`: expected at most {MAX_TENSORS}, found more"
             )));
         }
+        begins(cursor, b'{', format_args!("`{what}s[{index}]`"), "an object")?;
         let start = cursor.clone();
         tensor(cursor).map_err(|fault| prefixed(&label(start, what, index), fault))
     })
@@ -162,6 +166,7 @@ fn input<'a>(cursor: &mut Cursor<'a>, binary: &mut Binary<'_>) -> Result<(Cow<'a
             fill(&mut parameters, key, ())?;
             members_or_null(cursor, |cursor, key| match key {
                 "binary_data_size" => fill(&mut binary_size, key, size(cursor, key)?),
+                SHARED_MEMORY => Err(shared_memory()),
                 _ => cursor.skip(),
             })
         }
@@ -215,6 +220,7 @@ fn output<'a>(cursor: &mut Cursor<'a>) -> Result<RequestedOutput<'a>, Fault> {
             members_or_null(cursor, |cursor, key| match key {
                 "binary_data" => fill(&mut binary_data, key, flag(cursor, key)?),
                 "classification" => fill(&mut classification, key, classes(cursor, key)?),
+                SHARED_MEMORY => Err(shared_memory()),
                 _ => cursor.skip(),
             })
         }
@@ -234,7 +240,26 @@ fn members_or_null<'a>(
     if cursor.eat_null() {
         return Ok(());
     }
+    begins(cursor, b'{', "`parameters`", "an object")?;
     cursor.object(member)
+}
+
+/// Refuses, by the name of its field, a value that does not begin with this bracket.
+fn begins(cursor: &mut Cursor<'_>, bracket: u8, what: impl Display, expected: &str) -> Result<(), Fault> {
+    if cursor.peek() == Some(bracket) {
+        return Ok(());
+    }
+    Err(Fault::unexpected(what, expected, cursor.value()?.text))
+}
+
+/// The parameter that puts a tensor into memory which client and server share.
+const SHARED_MEMORY: &str = "shared_memory_region";
+
+/// Passing it over would read or write another place than the client means.
+#[cold]
+fn shared_memory() -> Fault {
+    let reason = "shared memory is not supported, expected the tensor in the body";
+    Fault::Refused(format!("`{SHARED_MEMORY}`: {reason}"))
 }
 
 const DATA_TYPES: &str =
@@ -270,10 +295,7 @@ fn read_data_type(cursor: &mut Cursor<'_>) -> Result<DataType, Fault> {
 }
 
 fn read_shape(cursor: &mut Cursor<'_>) -> Result<Shape, Fault> {
-    if cursor.peek() != Some(b'[') {
-        let value = cursor.value()?;
-        return Err(Fault::unexpected("`shape`", "an array", value.text));
-    }
+    begins(cursor, b'[', "`shape`", "an array")?;
     let mut shape = Shape::default();
     cursor.array(|cursor, index| {
         if index == MAX_DIMENSIONS {

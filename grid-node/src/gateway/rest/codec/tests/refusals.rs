@@ -265,3 +265,64 @@ fn parameters_that_are_none_are_refused() {
         "parameters: `sequence_id`: expected a whole number from 0 up, or a string, found `true`"
     );
 }
+
+#[test]
+fn a_field_of_another_kind_is_refused_by_its_name() {
+    let whole = |json| refusal(json, None);
+    assert_eq!(
+        whole(r#"{"inputs":{"x":1}}"#),
+        r#"`inputs`: expected an array, found `{"x":1}`"#
+    );
+    assert_eq!(whole(r#"{"inputs":null}"#), "`inputs`: expected an array, found `null`");
+    assert_eq!(whole(r#"{"inputs":[5]}"#), "`inputs[0]`: expected an object, found `5`");
+    assert_eq!(
+        whole(r#"{"outputs":"y"}"#),
+        "`outputs`: expected an array, found `\"y\"`"
+    );
+    assert_eq!(
+        whole(r#"{"outputs":[{"name":"y"},[]]}"#),
+        "`outputs[1]`: expected an object, found `[]`"
+    );
+    assert_eq!(
+        whole(r#"{"parameters":[1]}"#),
+        "`parameters`: expected an object, found `[1]`"
+    );
+    assert_eq!(
+        refused(r#""parameters":7"#),
+        "input `x`: `parameters`: expected an object, found `7`"
+    );
+    assert_eq!(
+        whole(r#"{"outputs":[{"name":"y","parameters":true}]}"#),
+        "output `y`: `parameters`: expected an object, found `true`"
+    );
+    assert_eq!(
+        refused(r#""datatype":[]"#).split(", ").next(),
+        Some("input `x`: `datatype`: expected one of BOOL")
+    );
+    // What is no JSON at all is told by its place.
+    assert_eq!(
+        whole(r#"{"inputs":nope}"#),
+        "the request's JSON at byte 10: expected a value, found `nope`"
+    );
+}
+
+#[test]
+fn tensors_in_shared_memory_are_refused_by_name() {
+    let reason = "`shared_memory_region`: shared memory is not supported, expected the tensor in the body";
+    let region = r#""parameters":{"shared_memory_region":"r","shared_memory_byte_size":4}"#;
+    assert_eq!(
+        refused(&format!(r#""shape":[1],"datatype":"FP32",{region}"#)),
+        format!("input `x`: {reason}")
+    );
+    let json = format!(r#"{{"inputs":[],"outputs":[{{{region},"name":"y"}}]}}"#);
+    assert_eq!(refusal(&json, None), format!("output `y`: {reason}"));
+}
+
+#[test]
+fn long_names_are_cut_in_messages() {
+    let name = "n".repeat(100_000);
+    let json = format!(r#"{{"inputs":[{{"name":"{name}","shape":[-1]}}]}}"#);
+    let message = refusal(&json, None);
+    let rest = "`shape`: expected a whole number from 0 up, found `-1`";
+    assert_eq!(message, format!("input `{}…`: {rest}", "n".repeat(64)));
+}

@@ -5,6 +5,8 @@
 //! instance on the loader thread and publishes the new incarnation; past the limit it leaves the instance in
 //! quarantine. It alone writes the route table.
 
+mod replica;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,16 +16,16 @@ use actix::{
 };
 use grid_core::config::NodeConfig;
 use grid_core::model::ModelId;
-use grid_core::supervision::{RestartHistory, RestartPolicy, Verdict};
-use grid_core::tensor::Tensor;
+use grid_core::supervision::{RestartPolicy, Verdict};
 use tracing::{error, info, warn};
 
-use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes, VersionRoute};
+use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes};
 use super::shard::{Exited, Retire, ShardActor};
-use crate::compute::{Lane, LaneOptions, Pool};
-use crate::loading::{Loaded, Loader, MemoryBudget, Plan, Reservation, return_free_memory};
-use crate::runtime::{Instance, Model, Runtimes};
-use crate::telemetry::ModelMetrics;
+use replica::{Child, InMemory, Replica};
+
+use crate::compute::{LaneOptions, Pool};
+use crate::loading::{Loaded, Loader, MemoryBudget, Plan, return_free_memory};
+use crate::runtime::{Instance, Runtimes};
 
 /// What a supervisor is made with.
 #[derive(Clone)]
@@ -56,91 +58,16 @@ pub struct ShardSupervisor {
     options: SupervisorOptions,
     policy: RestartPolicy,
     replicas: BTreeMap<ModelId, Replica>,
-    /// The number of the last order (load or unload) for each version; a load that ends finds out whether it was the
-    /// last one.
-    orders: HashMap<ModelId, u64>,
-    last_order: u64,
+    /// What was last ordered for each version; a load that ends finds out whether its content is still wanted.
+    orders: HashMap<ModelId, Order>,
+    last_number: u64,
 }
 
-/// A model version on this node.
-struct Replica {
-    plan: Arc<Plan>,
-    settings: Arc<ModelSettings>,
-    metrics: Arc<ModelMetrics>,
-    lasting: Arc<Lasting>,
-    generation: u64,
-    loaded: Option<InMemory>,
-    /// Set while no instance decides the state.
-    standing: ReplicaState,
-}
-
-struct InMemory {
-    model: Arc<dyn Model>,
-    runtime: &'static str,
-    initial: Arc<[Option<Tensor>]>,
-    instances: Vec<Child>,
-    reservation: Reservation,
-}
-
-#[derive(Default)]
-struct Child {
-    incarnation: u64,
-    live: Option<(Addr<ShardActor>, Arc<Lane>)>,
-    history: RestartHistory,
-    quarantined: bool,
-}
-
-impl Replica {
-    fn new(plan: Arc<Plan>, config: &NodeConfig, standing: ReplicaState) -> Self {
-        Self {
-            settings: Arc::new(ModelSettings::new(config, &plan.manifest)),
-            metrics: Arc::new(ModelMetrics::new(&plan.id)),
-            lasting: Arc::default(),
-            generation: 0,
-            loaded: None,
-            standing,
-            plan,
-        }
-    }
-
-    fn state(&self) -> ReplicaState {
-        let Some(loaded) = &self.loaded else {
-            return self.standing.clone();
-        };
-        if loaded.instances.iter().any(|child| child.live.is_some()) {
-            ReplicaState::Ready
-        } else if loaded.instances.iter().all(|child| child.quarantined) {
-            ReplicaState::Quarantined
-        } else {
-            ReplicaState::Restarting
-        }
-    }
-
-    fn route(&self) -> VersionRoute {
-        let loaded = self.loaded.as_ref();
-        VersionRoute {
-            id: self.plan.id.clone(),
-            state: self.state(),
-            runtime: loaded.map_or("", |loaded| loaded.runtime),
-            signature: Arc::new(loaded.map_or_else(Default::default, |loaded| loaded.model.signature().clone())),
-            initial: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.initial)),
-            settings: Arc::clone(&self.settings),
-            manifest: Arc::clone(&self.plan.manifest),
-            instances: self.plan.instances,
-            lanes: loaded.map_or_else(Vec::new, InMemory::lanes),
-            metrics: Arc::clone(&self.metrics),
-            lasting: Arc::clone(&self.lasting),
-        }
-    }
-}
-
-impl InMemory {
-    fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.instances
-            .iter()
-            .filter_map(|child| child.live.as_ref().map(|(_, lane)| Arc::clone(lane)))
-            .collect()
-    }
+#[derive(Clone)]
+struct Order {
+    number: u64,
+    /// What is to be in memory; nothing after an unload.
+    wanted: Option<Arc<Plan>>,
 }
 
 impl ShardSupervisor {
@@ -157,14 +84,15 @@ impl ShardSupervisor {
             options,
             replicas: BTreeMap::new(),
             orders: HashMap::new(),
-            last_order: 0,
+            last_number: 0,
         }
     }
 
-    fn order(&mut self, id: &ModelId) -> u64 {
-        self.last_order += 1;
-        self.orders.insert(id.clone(), self.last_order);
-        self.last_order
+    fn order(&mut self, id: &ModelId, wanted: Option<Arc<Plan>>) -> u64 {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.orders.insert(id.clone(), Order { number, wanted });
+        number
     }
 
     fn publish(&self) {
@@ -179,10 +107,15 @@ impl ShardSupervisor {
         self.options.routes.publish(table);
     }
 
+    fn serves(&self, plan: &Plan) -> bool {
+        let replica = self.replicas.get(&plan.id);
+        replica.is_some_and(|replica| replica.state() == ReplicaState::Ready && *replica.plan == *plan)
+    }
+
     /// Takes a loaded version into service in the place of what served before, which is drained.
     fn take_into_service(&mut self, plan: &Arc<Plan>, loaded: Loaded, ctx: &mut Context<Self>) {
-        self.last_order += 1;
-        let generation = self.last_order;
+        self.last_number += 1;
+        let generation = self.last_number;
         let config = &self.options.config;
         let replica = self
             .replicas
@@ -200,7 +133,7 @@ impl ShardSupervisor {
                 generation,
                 index,
             };
-            start(&mut child, id, replica_lane(replica, instance.as_ref()), instance, ctx);
+            start(&mut child, id, replica.lane_options(instance.as_ref()), instance, ctx);
             children.push(child);
         }
         replica.loaded = Some(InMemory {
@@ -254,17 +187,6 @@ impl ShardSupervisor {
 /// How often a drain looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(2);
 
-fn replica_lane(replica: &Replica, instance: &dyn Instance) -> LaneOptions {
-    LaneOptions {
-        model: replica.plan.id.clone(),
-        policy: replica.settings.policy,
-        weight: replica.settings.weight,
-        slots: instance.slots(),
-        inline_below: replica.settings.inline_below,
-        metrics: Arc::clone(&replica.metrics),
-    }
-}
-
 fn start(
     child: &mut Child,
     id: InstanceId,
@@ -315,15 +237,15 @@ impl Handler<Deploy> for ShardSupervisor {
     type Result = ResponseActFuture<Self, Result<(), String>>;
 
     fn handle(&mut self, Deploy(plan): Deploy, _: &mut Self::Context) -> Self::Result {
-        let order = self.order(&plan.id);
+        self.order(&plan.id, Some(Arc::clone(&plan)));
+        if self.serves(&plan) {
+            return Box::pin(actix::fut::ready(Ok(())));
+        }
         let config = &self.options.config;
         let replica = self
             .replicas
             .entry(plan.id.clone())
             .or_insert_with(|| Replica::new(Arc::clone(&plan), config, ReplicaState::Loading));
-        if replica.loaded.is_some() && replica.state() == ReplicaState::Ready && *replica.plan == *plan {
-            return Box::pin(actix::fut::ready(Ok(())));
-        }
         replica.standing = ReplicaState::Loading;
         self.publish();
         let loader = self.options.loader.clone();
@@ -336,10 +258,17 @@ impl Handler<Deploy> for ShardSupervisor {
             }
         };
         Box::pin(loading.into_actor(self).map(move |loaded, this, ctx| {
-            if this.orders.get(&plan.id) != Some(&order) {
+            let wanted = this.orders.get(&plan.id).and_then(|last| last.wanted.as_ref());
+            if wanted.is_none_or(|wanted| *wanted != plan) {
+                this.options.loader.spawn(move || drop(loaded));
                 return Err(format!("{}: a later order replaced this load", plan.id));
             }
             match loaded {
+                // Two callers asked for the same content, and the other's load was quicker.
+                Ok(loaded) if this.serves(&plan) => {
+                    this.options.loader.spawn(move || drop(loaded));
+                    Ok(())
+                }
                 Ok(loaded) => {
                     this.take_into_service(&plan, loaded, ctx);
                     Ok(())
@@ -371,7 +300,7 @@ impl Handler<Undeploy> for ShardSupervisor {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, Undeploy { id, forget }: Undeploy, _: &mut Self::Context) -> Self::Result {
-        let order = self.order(&id);
+        let order = self.order(&id, None);
         let Some(replica) = self.replicas.get_mut(&id) else {
             return Box::pin(actix::fut::ready(()));
         };
@@ -389,7 +318,7 @@ impl Handler<Undeploy> for ShardSupervisor {
             }
         };
         Box::pin(drained.into_actor(self).map(move |(), this, _| {
-            if this.orders.get(&id) != Some(&order) {
+            if this.orders.get(&id).is_none_or(|last| last.number != order) {
                 return;
             }
             info!(model = %id.name, version = id.version, "unloaded");
@@ -459,7 +388,7 @@ impl ShardSupervisor {
             let Some(replica) = this.current(&id) else { return };
             match instance {
                 Ok(instance) => {
-                    let options = replica_lane(replica, instance.as_ref());
+                    let options = replica.lane_options(instance.as_ref());
                     let Some(child) = replica
                         .loaded
                         .as_mut()

@@ -1,0 +1,108 @@
+//! What the supervisor knows of one model version.
+
+use std::sync::Arc;
+
+use actix::Addr;
+use grid_core::config::NodeConfig;
+use grid_core::supervision::RestartHistory;
+use grid_core::tensor::Tensor;
+
+use crate::actors::routes::{Lasting, ModelSettings, ReplicaState, VersionRoute};
+use crate::actors::shard::ShardActor;
+use crate::compute::{Lane, LaneOptions};
+use crate::loading::{Plan, Reservation};
+use crate::runtime::{Instance, Model};
+use crate::telemetry::ModelMetrics;
+
+/// A model version on this node.
+pub(super) struct Replica {
+    pub(super) plan: Arc<Plan>,
+    pub(super) settings: Arc<ModelSettings>,
+    pub(super) metrics: Arc<ModelMetrics>,
+    pub(super) lasting: Arc<Lasting>,
+    pub(super) generation: u64,
+    pub(super) loaded: Option<InMemory>,
+    /// Set while no instance decides the state.
+    pub(super) standing: ReplicaState,
+}
+
+pub(super) struct InMemory {
+    pub(super) model: Arc<dyn Model>,
+    pub(super) runtime: &'static str,
+    pub(super) initial: Arc<[Option<Tensor>]>,
+    pub(super) instances: Vec<Child>,
+    pub(super) reservation: Reservation,
+}
+
+#[derive(Default)]
+pub(super) struct Child {
+    pub(super) incarnation: u64,
+    pub(super) live: Option<(Addr<ShardActor>, Arc<Lane>)>,
+    pub(super) history: RestartHistory,
+    pub(super) quarantined: bool,
+}
+
+impl Replica {
+    pub(super) fn new(plan: Arc<Plan>, config: &NodeConfig, standing: ReplicaState) -> Self {
+        Self {
+            settings: Arc::new(ModelSettings::new(config, &plan.manifest)),
+            metrics: Arc::new(ModelMetrics::new(&plan.id)),
+            lasting: Arc::default(),
+            generation: 0,
+            loaded: None,
+            standing,
+            plan,
+        }
+    }
+
+    pub(super) fn state(&self) -> ReplicaState {
+        let Some(loaded) = &self.loaded else {
+            return self.standing.clone();
+        };
+        if loaded.instances.iter().any(|child| child.live.is_some()) {
+            ReplicaState::Ready
+        } else if loaded.instances.iter().all(|child| child.quarantined) {
+            ReplicaState::Quarantined
+        } else {
+            ReplicaState::Restarting
+        }
+    }
+
+    /// What the lane to an instance of this version is made with.
+    pub(super) fn lane_options(&self, instance: &dyn Instance) -> LaneOptions {
+        LaneOptions {
+            model: self.plan.id.clone(),
+            policy: self.settings.policy,
+            weight: self.settings.weight,
+            slots: instance.slots(),
+            inline_below: self.settings.inline_below,
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    pub(super) fn route(&self) -> VersionRoute {
+        let loaded = self.loaded.as_ref();
+        VersionRoute {
+            id: self.plan.id.clone(),
+            state: self.state(),
+            runtime: loaded.map_or("", |loaded| loaded.runtime),
+            signature: Arc::new(loaded.map_or_else(Default::default, |loaded| loaded.model.signature().clone())),
+            initial: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.initial)),
+            settings: Arc::clone(&self.settings),
+            manifest: Arc::clone(&self.plan.manifest),
+            instances: self.plan.instances,
+            lanes: loaded.map_or_else(Vec::new, InMemory::lanes),
+            metrics: Arc::clone(&self.metrics),
+            lasting: Arc::clone(&self.lasting),
+        }
+    }
+}
+
+impl InMemory {
+    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.instances
+            .iter()
+            .filter_map(|child| child.live.as_ref().map(|(_, lane)| Arc::clone(lane)))
+            .collect()
+    }
+}
