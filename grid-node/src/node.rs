@@ -277,7 +277,10 @@ async fn run(
         standing: Arc::clone(&standing),
         prometheus: prometheus.clone(),
     };
-    let server = match gateway::serve(gateway, listener) {
+    let served = listener
+        .try_clone()
+        .and_then(|listener| gateway::serve(gateway, listener));
+    let server = match served {
         Ok(server) => server,
         Err(source) => {
             let _ = report.send(Err(system("the HTTP gateway")(source)));
@@ -318,32 +321,43 @@ async fn run(
                 });
             }
             Order::Stop => {
-                drain(&config, &standing, &server_handle, &supervisor).await;
+                drain(&config, &standing, &listener, &server_handle, &supervisor).await;
                 break;
             }
         }
     }
 }
 
-/// Ends the service in order: first nobody is sent here any more, then what was accepted is answered, then memory is
-/// freed.
+/// Ends the service in order: first nobody new is taken, then what was accepted is answered, then memory is freed.
+///
+/// actix's own graceful stop comes last. It closes every connection that idles at that moment, and on a busy one that is
+/// the moment between an answer and the next request, which is on its way then and would be lost. Connections that exist
+/// are therefore served on, each answer asking for their end; the listener is closed before the first of these answers,
+/// so that whoever connects anew goes elsewhere at once.
 async fn drain(
     config: &NodeConfig,
     standing: &Standing,
+    listener: &TcpListener,
     server: &actix_web::dev::ServerHandle,
     supervisor: &Addr<ShardSupervisor>,
 ) {
     info!(requests = standing.requests(), "draining");
-    standing.enter(Stage::Draining);
-    // The listener is closed, so that new clients go elsewhere at once. Connections that exist are served on, each
-    // answer asking for their end; the server's own wait for that would last as long as an idle connection does.
-    actix::spawn(server.stop(true));
     let give_up = Instant::now() + config.http.drain_timeout;
-    let mut quiet = 0;
-    // Quiet twice in a row: a request whose bytes were under way when the first look was taken is seen by the second.
-    while quiet < 2 && Instant::now() < give_up {
-        tokio::time::sleep(DRAIN_POLL).await;
-        quiet = if standing.requests() == 0 { quiet + 1 } else { 0 };
+    // So that the acceptor does not stumble over a listener that takes nothing.
+    server.pause().await;
+    if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Both) {
+        warn!(%error, "new connections are not refused before the end of the drain");
+    }
+    standing.enter(Stage::Draining);
+    let mut quiet_since = None;
+    loop {
+        let now = Instant::now();
+        quiet_since = (standing.requests() == 0).then(|| quiet_since.unwrap_or(now));
+        let is_quiet = quiet_since.is_some_and(|since| now - since >= DRAIN_QUIET);
+        if is_quiet || now >= give_up {
+            break;
+        }
+        tokio::time::sleep(DRAIN_POLL.min(give_up - now)).await;
     }
     if standing.requests() > 0 {
         warn!(
@@ -351,9 +365,13 @@ async fn drain(
             "the drain timeout passed; these requests are dropped"
         );
     }
+    actix::spawn(server.stop(true));
     let _ = tokio::time::timeout(config.http.drain_timeout, supervisor.send(Stop)).await;
     info!("drained");
 }
 
 /// How often a drain looks whether requests are left.
 const DRAIN_POLL: Duration = Duration::from_millis(25);
+/// For how long no request may have been there at the end of a drain: a client that has had an answer, and not yet one
+/// that asks for the end of its connection, may have sent the next one in the meantime.
+const DRAIN_QUIET: Duration = Duration::from_millis(250);

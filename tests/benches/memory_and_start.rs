@@ -3,7 +3,9 @@
 //! - Time from the start of the process to its first answered inference, and to its readiness, with rten alone, as on a
 //!   fresh machine, and with ONNX Runtime. Looked at every 2 ms.
 //! - Resident memory and CPU of a node at rest, and memory of the same node at work.
-//! - Cycles of load, infer and unload through the API: memory after every hundredth part, and what the budget says.
+//! - Cycles of load, infer and unload through the API: memory when each has ended, its median and its most within each
+//!   tenth of the cycles, and what the budget says. Growth is that of the medians, from the second tenth to the last: the
+//!   first one fills caches, and single figures differ by what the allocator happens to keep.
 //!
 //! `cargo bench -p grid-tests --bench memory_and_start -- [STARTS [SECONDS [CYCLES]]]`
 
@@ -20,7 +22,7 @@ use grid_tests::process::{NodeCommand, NodeProcess, exchange};
 use grid_tests::{median, repository_root};
 
 const CONNECTIONS: usize = 8;
-/// Most that memory may grow by from the first tenth of the cycles to the last.
+/// Most MiB that memory may grow by from the second tenth of the cycles to the last.
 const GROWTH_TARGET: f64 = 2.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -209,8 +211,8 @@ fn load_and_unload(setup: &Setup, model: &str, request: &[u8], cycles: usize) ->
     let node = setup.apply(NodeCommand::with_config_text(binary(), text)).start()?;
     let address = node.address();
     let reserved_before = reserved(&node)?;
-    let step = (cycles / 10).max(1);
-    let mut sizes = vec![resident(&node)?];
+    let before = resident(&node)?;
+    let mut sizes = Vec::new();
     let mut spent = [Duration::ZERO; 3];
     for cycle in 1..=cycles {
         let start = Instant::now();
@@ -225,20 +227,24 @@ fn load_and_unload(setup: &Setup, model: &str, request: &[u8], cycles: usize) ->
         spent[0] += loaded - start;
         spent[1] += answered - loaded;
         spent[2] += answered.elapsed();
-        if cycle % step == 0 {
-            sizes.push(resident(&node)?);
-        }
+        sizes.push(resident(&node)?);
     }
-    let texts: Vec<_> = sizes.iter().map(|size| format!("{size:.1}")).collect();
-    let growth = sizes.last().unwrap_or(&f64::NAN) - sizes.get(1).unwrap_or(&f64::NAN);
+    let tenth = (cycles / 10).max(1);
+    let medians: Vec<f64> = sizes.chunks(tenth).map(|tenth| median(tenth.iter().copied())).collect();
+    let most = |tenth: &[f64]| tenth.iter().copied().fold(0.0, f64::max);
+    let growth = medians.last().unwrap_or(&f64::NAN) - medians.get(1).unwrap_or(&f64::NAN);
     let average = spent.map(|time| time.as_secs_f64() * 1e3 / cycles as f64);
+    println!("  {model} with {}: {before:.1} before", setup.runtime);
     println!(
-        "  {model} with {}: before, and after every {step}: {}",
-        setup.runtime,
-        texts.join(" ")
+        "    median of every {tenth} cycles: {}",
+        joined(medians.iter().copied())
     );
     println!(
-        "    growth from cycle {step} to {cycles}: {growth:+.2} MiB; a cycle: load {:.1} ms, infer {:.1} ms, unload {:.1} ms",
+        "    most of every {tenth} cycles:   {}",
+        joined(sizes.chunks(tenth).map(most))
+    );
+    println!(
+        "    growth: {growth:+.2} MiB; a cycle: load {:.1} ms, infer {:.1} ms, unload {:.1} ms",
         average[0], average[1], average[2]
     );
     let reserved_after = reserved(&node)?;
@@ -249,6 +255,13 @@ fn load_and_unload(setup: &Setup, model: &str, request: &[u8], cycles: usize) ->
     };
     println!("    reserved bytes: {reserved_before} before, {reserved_after} after: {verdict}");
     Ok(())
+}
+
+fn joined(figures: impl Iterator<Item = f64>) -> String {
+    figures
+        .map(|figure| format!("{figure:.1}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The same request, asking for the end of its connection.

@@ -22,7 +22,7 @@ fn busy_node(manifest: &str) -> (EmbeddedNode, std::thread::JoinHandle<()>) {
     let first = node.infer_later("m", 1.0);
     eventually("the first request is at the gate", || node.script.at_gate() == 1);
     let first = std::thread::spawn(move || {
-        let response = first.join().unwrap().unwrap();
+        let response = first.join().expect("it does not panic").expect("it is answered");
         assert_eq!(y(&response), Some(2.0));
     });
     (node, first)

@@ -191,13 +191,19 @@ fn a_file_that_loading_cannot_finish_reading_leaves_the_old_version_serving() {
 
 /// Remembers which span was opened under which.
 #[derive(Clone, Default)]
-struct Parents(Arc<Mutex<Vec<(String, Option<String>)>>>);
+struct Parents(Arc<Mutex<Vec<Opened>>>);
+
+/// A span's name and that of its parent.
+type Opened = (String, Option<String>);
 
 impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Parents {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let parent = context.span(id).and_then(|span| Some(span.parent()?.name().to_owned()));
         let name = attributes.metadata().name().to_owned();
-        self.0.lock().unwrap().push((name, parent));
+        self.0
+            .lock()
+            .expect("no test panics while it holds this")
+            .push((name, parent));
     }
 }
 
@@ -253,7 +259,10 @@ fn an_idle_node_does_not_spin() {
 /// CPU time of all threads that are named `node`.
 fn node_thread_time() -> Duration {
     let mut ticks = 0;
-    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+    for task in std::fs::read_dir("/proc/self/task")
+        .expect("a process can look at its threads")
+        .flatten()
+    {
         let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
         if read("comm").trim() == "node" {
             let stat = read("stat");

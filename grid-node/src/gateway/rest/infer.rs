@@ -248,15 +248,15 @@ async fn read_body(
 /// A client that sends a body slower than this holds memory for nothing.
 const SLOWEST_BODY: Duration = Duration::from_secs(60);
 
+/// Positions of the outputs that go back, each with how it was asked for.
+type Wanted<'d, 'b> = SmallVec<[(usize, Option<&'d RequestedOutput<'b>>); 4]>;
+
 /// Which outputs go back, and how they were asked for: all of them when none is named.
-fn wanted_outputs<'d, 'b>(
-    route: &VersionRoute,
-    decoded: &'d DecodedRequest<'b>,
-) -> Result<SmallVec<[(usize, Option<&'d RequestedOutput<'b>>); 4]>, InferError> {
+fn wanted_outputs<'d, 'b>(route: &VersionRoute, decoded: &'d DecodedRequest<'b>) -> Result<Wanted<'d, 'b>, InferError> {
     if decoded.outputs.is_empty() {
         return Ok((0..route.signature.outputs.len()).map(|index| (index, None)).collect());
     }
-    let mut wanted: SmallVec<[(usize, Option<&RequestedOutput<'_>>); 4]> = SmallVec::new();
+    let mut wanted = Wanted::new();
     for requested in &decoded.outputs {
         let Some(index) = route.signature.output(&requested.name) else {
             let known: Vec<_> = route

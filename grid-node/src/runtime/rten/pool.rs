@@ -9,7 +9,7 @@
 //!   right answer, late.
 //! - More threads come from pools that all models of that width share, started at normal priority.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -18,7 +18,7 @@ use rten::ThreadPool;
 use crate::runtime::thread_starter;
 
 thread_local! {
-    static MINE: OnceCell<Arc<ThreadPool>> = const { OnceCell::new() };
+    static MINE: RefCell<Option<Arc<ThreadPool>>> = const { RefCell::new(None) };
 }
 
 /// Runs `body`, the main function of a compute thread, where rten computes without changing threads.
@@ -29,15 +29,27 @@ pub fn on_compute_thread<R: Send>(body: impl FnOnce() -> R + Send) -> R {
     let pool = Arc::new(ThreadPool::with_num_threads(1));
     let mine = Arc::clone(&pool);
     pool.run(move || {
-        // The worker is new, so nothing is set.
-        let _ = MINE.with(|cell| cell.set(mine));
+        MINE.set(Some(mine));
+        // A pool ends with its last handle, and this one would otherwise be held by its own worker.
+        let _forget = Forget;
         body()
     })
 }
 
+struct Forget;
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        MINE.take();
+    }
+}
+
 /// The pool of one in which the calling thread runs models.
 pub(super) fn of_this_thread() -> Arc<ThreadPool> {
-    MINE.with(|cell| Arc::clone(cell.get_or_init(|| Arc::new(ThreadPool::with_num_threads(1)))))
+    MINE.with_borrow_mut(|mine| {
+        let pool = mine.get_or_insert_with(|| Arc::new(ThreadPool::with_num_threads(1)));
+        Arc::clone(pool)
+    })
 }
 
 /// The pool of that many threads, shared by all models that ask for as many. `None` if it could not be made.
