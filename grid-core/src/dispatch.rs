@@ -60,6 +60,17 @@ pub fn smooth(previous: Duration, sample: Duration) -> Duration {
     }
 }
 
+/// The same, for a figure that must not follow a single outlier: a sample over four times the average counts as four times
+/// the average. A run that was preempted takes a thousand times as long as it would have, and says nothing about the
+/// next; one that has really become longer is believed after a few.
+pub fn smooth_steadily(previous: Duration, sample: Duration) -> Duration {
+    if previous.is_zero() {
+        sample
+    } else {
+        smooth(previous, sample.min(previous * 4))
+    }
+}
+
 /// The time that a request would wait behind `ahead` others, each taking `service` of one instance.
 pub fn expected_wait(ahead: usize, service: Duration) -> Duration {
     service.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX))
@@ -111,5 +122,19 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(smooth(Duration::ZERO, ms(8)), ms(8));
         assert_eq!(smooth(ms(8), ms(16)), ms(9));
+    }
+
+    #[test]
+    fn steady_smoothing_shrugs_off_an_outlier_and_believes_a_change() {
+        let us = Duration::from_micros;
+        let normal = us(10);
+        let after_outlier = smooth_steadily(normal, us(4_000));
+        assert!(after_outlier < us(15), "{after_outlier:?}");
+        let mut average = normal;
+        let runs = (1..).find(|_| {
+            average = smooth_steadily(average, us(4_000));
+            average > us(50)
+        });
+        assert!(runs.is_some_and(|runs| runs <= 6), "{runs:?}");
     }
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use grid_core::config::{self, NodeConfig};
 
+use crate::loading::bound_kept_memory;
+
 mod check;
 mod run;
 
@@ -35,6 +37,7 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    bound_kept_memory();
     match Arguments::parse().command {
         Command::Run { config } => with_config(&config, run::run),
         Command::Check { config } => with_config(&config, check::check),

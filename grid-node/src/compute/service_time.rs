@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use grid_core::dispatch::smooth;
+use grid_core::dispatch::{smooth, smooth_steadily};
 
 /// Size classes by the binary logarithm of the input bytes; the last takes all above 2 GiB.
 const CLASSES: usize = 32;
@@ -32,7 +32,7 @@ impl AtomicNanos {
         Some(self.get()).filter(|time| !time.is_zero())
     }
 
-    fn add(&self, sample: Duration) {
+    fn add(&self, sample: Duration, smooth: fn(Duration, Duration) -> Duration) {
         let smoothed = smooth(self.get(), sample);
         // At least one: zero stands for unknown.
         let nanos = u64::try_from(smoothed.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -54,10 +54,10 @@ impl ServiceTime {
     }
 
     pub(super) fn add(&self, ran: Duration, requests: usize, bytes: usize) {
-        self.per_run.add(ran);
-        self.by_size[class(bytes)].add(ran);
-        self.per_request
-            .add(ran / u32::try_from(requests).unwrap_or(u32::MAX).max(1));
+        self.per_run.add(ran, smooth);
+        self.by_size[class(bytes)].add(ran, smooth_steadily);
+        let each = ran / u32::try_from(requests).unwrap_or(u32::MAX).max(1);
+        self.per_request.add(each, smooth);
     }
 
     pub(super) fn per_request(&self) -> Duration {

@@ -1,7 +1,7 @@
 //! What an instance has done, for metrics and the statistics extension.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Sums over runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct RunStats {
     /// The same of those that the model failed on.
     pub time_of_failed: Duration,
     /// When the last run ended.
-    pub last_run: Option<SystemTime>,
+    pub last_run: Option<Instant>,
     /// Runs and their length by the rows of a run.
     pub by_rows: BTreeMap<usize, (u64, Duration)>,
 }
@@ -33,9 +33,9 @@ const MAX_SIZES: usize = 256;
 
 impl RunStats {
     /// Counts a run of `rows` rows.
-    pub(super) fn add_run(&mut self, rows: usize, ran: Duration) {
+    pub(super) fn add_run(&mut self, rows: usize, ran: Duration, ended: Instant) {
         self.runs += 1;
-        self.last_run = Some(SystemTime::now());
+        self.last_run = Some(ended);
         if self.by_rows.len() < MAX_SIZES || self.by_rows.contains_key(&rows) {
             let (count, length) = self.by_rows.entry(rows).or_default();
             *count += 1;

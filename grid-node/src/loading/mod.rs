@@ -18,7 +18,9 @@ use tracing::{info, warn};
 
 pub use loader::{LoadFailed, Loader};
 pub use memory::{MemoryBudget, Reservation};
-pub use system::{available_cores, compute_threads, memory_limit, resident_bytes, return_free_memory};
+pub use system::{
+    available_cores, bound_kept_memory, compute_threads, memory_limit, resident_bytes, return_free_memory,
+};
 
 use crate::runtime::{Artifact, Instance, Model, OpenOptions, Runtimes, Stacking};
 

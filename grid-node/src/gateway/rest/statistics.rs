@@ -1,6 +1,6 @@
 //! The statistics extension.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -66,9 +66,10 @@ fn statistics(route: &VersionRoute) -> Model<'_> {
     Model {
         name: route.id.name.as_str(),
         version: route.id.version.to_string(),
-        last_inference: stats.last_run.map_or(0, |time| {
-            let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        last_inference: stats.last_run.map_or(0, |run| {
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let at = since_1970.saturating_sub(run.elapsed());
+            u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
         }),
         inference_count: stats.rows,
         execution_count: stats.runs,
