@@ -11,17 +11,18 @@ use std::time::Duration;
 pub struct Load {
     /// Requests accepted and not answered.
     pub in_flight: usize,
-    /// Smoothed time that one request takes of it, queueing excluded; zero while unknown.
-    pub service: Duration,
+    /// Smoothed time that one request takes of it, queueing excluded; `None` before its first.
+    pub service: Option<Duration>,
     /// Relative speed; 100 is one ordinary replica.
     pub capacity: u32,
 }
 
 impl Load {
-    /// Time until one more request would be served, in nanoseconds; the count alone decides while the service time is
-    /// unknown.
-    pub fn cost(&self) -> u64 {
-        let service = u64::try_from(self.service.as_nanos()).unwrap_or(u64::MAX).max(1);
+    /// Time until one more request would be served, in nanoseconds. `unknown` stands for a service time that is not known
+    /// yet: the longest of its siblings, so that a replica that has just started does not draw all requests to itself.
+    pub fn cost(&self, unknown: Duration) -> u64 {
+        let service = self.service.unwrap_or(unknown);
+        let service = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX).max(1);
         let waiting = self.in_flight as u64 + 1;
         waiting.saturating_mul(service).saturating_mul(100) / u64::from(self.capacity.max(1))
     }
@@ -109,12 +110,18 @@ mod tests {
     fn a_slower_replica_costs_more_with_the_same_requests_in_flight() {
         let load = |service_ms, capacity| Load {
             in_flight: 3,
-            service: Duration::from_millis(service_ms),
+            service: Some(Duration::from_millis(service_ms)),
             capacity,
         };
-        assert!(load(2, 100).cost() > load(1, 100).cost());
-        assert_eq!(load(2, 200).cost(), load(1, 100).cost());
-        assert_eq!(load(u64::MAX, 1).cost(), u64::MAX);
+        let cost = |service_ms, capacity| load(service_ms, capacity).cost(Duration::ZERO);
+        assert!(cost(2, 100) > cost(1, 100));
+        assert_eq!(cost(2, 200), cost(1, 100));
+        assert_eq!(cost(u64::MAX, 1), u64::MAX);
+        let unmeasured = Load {
+            service: None,
+            ..load(1, 100)
+        };
+        assert_eq!(unmeasured.cost(Duration::from_millis(2)), cost(2, 100));
     }
 
     #[test]

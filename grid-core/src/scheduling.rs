@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Runs below this are short: well under what a person or a chain of calls notices, well over a thread switch.
 pub const SHORT_RUN: Duration = Duration::from_millis(5);
 
-/// An instance's position in virtual time.
+/// A model's position in virtual time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     weight: u32,
@@ -33,6 +33,11 @@ impl Share {
             weight: weight.max(1),
             virtual_nanos: 0,
         }
+    }
+
+    fn virtual_time(&self, real: Duration) -> u64 {
+        let nanos = u64::try_from(real.as_nanos()).unwrap_or(u64::MAX);
+        nanos.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(self.weight)
     }
 }
 
@@ -52,11 +57,18 @@ impl FairClock {
         share.virtual_nanos = share.virtual_nanos.max(self.now);
     }
 
-    /// The instance has used this much compute time.
-    pub fn charge(&self, share: &mut Share, ran: Duration) {
-        let nanos = u64::try_from(ran.as_nanos()).unwrap_or(u64::MAX);
-        let virtual_nanos = nanos.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(share.weight);
-        share.virtual_nanos = share.virtual_nanos.saturating_add(virtual_nanos);
+    /// A run is about to use this much compute time, as far as is known.
+    ///
+    /// Charged when it starts: charged when it ends, a model whose run is under way would still look the least advanced to
+    /// the other threads, and get them too.
+    pub fn charge(&self, share: &mut Share, expected: Duration) {
+        share.virtual_nanos = share.virtual_nanos.saturating_add(share.virtual_time(expected));
+    }
+
+    /// The run has ended: sets right what was charged for it.
+    pub fn correct(&self, share: &mut Share, charged: Duration, ran: Duration) {
+        let (charged, ran) = (share.virtual_time(charged), share.virtual_time(ran));
+        share.virtual_nanos = share.virtual_nanos.saturating_add(ran).saturating_sub(charged);
     }
 
     /// The candidate to serve next: the least advanced, the first of equals.
@@ -103,6 +115,23 @@ mod tests {
                 prop_assert!((used[index] - fair).abs() <= slack, "model {} used {} of a fair {}", index, used[index], fair);
             }
         }
+    }
+
+    #[test]
+    fn a_model_whose_run_is_under_way_does_not_get_the_other_threads_too() {
+        let mut clock = FairClock::default();
+        let (long, short) = (Duration::from_millis(10), Duration::from_millis(1));
+        let (mut first, mut second) = (Share::new(100), Share::new(100));
+        assert_eq!(clock.pick([('a', first), ('b', second)]), Some('a'));
+        clock.charge(&mut first, long);
+        for _ in 0..9 {
+            assert_eq!(clock.pick([('a', first), ('b', second)]), Some('b'));
+            clock.charge(&mut second, short);
+            clock.correct(&mut second, short, short);
+        }
+        // It was quicker than expected: the difference is given back.
+        clock.correct(&mut first, long, short);
+        assert_eq!(clock.pick([('a', first), ('b', second)]), Some('a'));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! When a shard actor that ended is started again.
 //!
-//! The restart intensity of Erlang's supervisors (at most `max_restarts` within `window`, then give up), with
+//! The restart intensity of Erlang's supervisors (at most `max_restarts` within `window`, then quarantine), with
 //! exponential back-off between restarts, spread by jitter so that instances that fell together do not rise together.
+//! What Erlang gives up for good is tried again here after `window`: what made it end may have been a client that has
+//! gone.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How often and how fast a child is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// Restarts allowed within `window`; one more quarantines the child.
+    /// Restarts allowed within `window`; one more quarantines the child for as long as `window`.
     pub max_restarts: u32,
     /// The time in which restarts count together. A child that runs this long is stable: its back-off starts anew.
     pub window: Duration,
@@ -24,7 +26,8 @@ pub struct RestartPolicy {
 pub enum Verdict {
     /// Start it again after this time.
     RestartAfter(Duration),
-    /// It ends too often: leave it down until a person or a new version changes something.
+    /// It ends too often: leave it down until `window` has passed, or until a person or a new version changes
+    /// something. By then its exits have left the window, so it is tried with a clean record.
     Quarantine,
 }
 
@@ -93,6 +96,15 @@ mod tests {
             history.on_exit(&POLICY, later, 0.0),
             Verdict::RestartAfter(POLICY.backoff / 2)
         );
+    }
+
+    #[test]
+    fn after_a_quarantine_of_a_window_the_record_is_clean() {
+        let now = Instant::now();
+        let mut history = RestartHistory::default();
+        while history.on_exit(&POLICY, now, 0.0) != Verdict::Quarantine {}
+        let verdict = history.on_exit(&POLICY, now + POLICY.window, 0.0);
+        assert_eq!(verdict, Verdict::RestartAfter(POLICY.backoff / 2));
     }
 
     proptest! {

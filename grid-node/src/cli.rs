@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use grid_core::config::{self, NodeConfig};
+use grid_core::model::manifest::Manifest;
 
 use crate::loading::bound_kept_memory;
 
@@ -68,14 +69,25 @@ fn read(path: &Path) -> Result<NodeConfig, Vec<String>> {
     if missing.is_empty() { Ok(config) } else { Err(missing) }
 }
 
+/// What decided on the runtime of a model, where it is not the one that models run in if nothing is said.
+fn why_this_runtime(runtime: &str, manifest: &Manifest, config: &NodeConfig) -> &'static str {
+    match (&manifest.runtime, &config.runtime.prefer) {
+        (Some(_), _) => ", as its manifest says",
+        (None, Some(_)) => ", as `runtime.prefer` says",
+        (None, None) if runtime == "onnxruntime" => "",
+        (None, None) => ", since onnxruntime is absent",
+    }
+}
+
 /// A node runs on when a repository goes away under it; one that is not there at the start is a slip.
 fn missing_repositories(file: &str, config: &NodeConfig) -> Vec<String> {
+    let place = config.places.origin("models.repository").within(file);
     let repositories = config.models.repositories.iter();
     let problem = |folder: &PathBuf| {
         let error = std::fs::read_dir(folder).err()?;
         let folder = folder.display();
         Some(format!(
-            "{file}: models.repository: expected a folder of models, found {folder}: {error}"
+            "{place}: models.repository: expected a folder of models, found {folder}: {error}"
         ))
     };
     repositories.filter_map(problem).collect()

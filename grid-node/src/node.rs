@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr};
 use grid_core::config::NodeConfig;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::actors::{Catalog, Rescan, Routes, ShardSupervisor, Stop, SupervisorOptions};
 use crate::compute::Pool;
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Exported, Gateway};
 use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
 use crate::runtime::Runtimes;
 use crate::telemetry::Prometheus;
@@ -104,6 +104,16 @@ pub enum StartError {
     Metrics(String),
 }
 
+impl StartError {
+    /// The key of the config that another value of would help, if there is one.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Bind { .. } => Some("http.listen"),
+            Self::System { .. } | Self::Metrics(_) => None,
+        }
+    }
+}
+
 fn bind_hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port",
@@ -130,8 +140,13 @@ pub struct Node {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What went wrong, once it is known.
+pub(crate) type Problems = oneshot::Receiver<Vec<String>>;
+
 #[derive(Debug)]
 enum Order {
+    /// Tells when the first load has ended.
+    Loaded(oneshot::Sender<Vec<String>>),
     Rescan(oneshot::Sender<Vec<String>>),
     Stop,
 }
@@ -159,17 +174,13 @@ impl Node {
         let prometheus = Prometheus::install().map_err(StartError::Metrics)?;
         let listener = bind(config.http.listen)?;
         let address = listener.local_addr().map_err(system("the address of the listener"))?;
-        let budget = config
-            .memory
-            .budget
-            .or_else(|| Some(memory_limit()? / 100 * DEFAULT_BUDGET_PERCENT));
         let config = Arc::new(config);
         let options = SupervisorOptions {
             routes: Arc::default(),
             pool: Pool::start(compute_threads(&config)).map_err(system("compute threads"))?,
             loader: Loader::start().map_err(system("the loader thread"))?,
             runtimes: Arc::new(runtimes),
-            budget: MemoryBudget::new(budget.unwrap_or(u64::MAX)),
+            budget: memory_budget(&config),
             config: Arc::clone(&config),
         };
         let standing: Arc<Standing> = Arc::default();
@@ -233,18 +244,37 @@ impl Node {
         &self.supervisor
     }
 
-    /// Looks at the repositories again, and returns when all is loaded and unloaded that they ask for, with what went
-    /// wrong. Called after the start, it waits for the first load too.
-    pub fn rescan(&self) -> Vec<String> {
-        let (reply, problems) = oneshot::channel();
-        if self.orders.send(Order::Rescan(reply)).is_err() {
-            return vec!["the node has stopped".to_owned()];
-        }
-        problems.blocking_recv().unwrap_or_default()
+    /// Waits until what is loaded at start is loaded, and returns what went wrong. Blocks.
+    pub fn loaded(&self) -> Vec<String> {
+        waited_for(self.loaded_later().blocking_recv())
     }
 
-    /// Drains the node: readiness becomes false, what was accepted is answered, memory is freed. Returns when all has
-    /// ended, at the latest after the configured drain timeout and a moment.
+    /// Looks at the repositories again, and returns when all is loaded and unloaded that they ask for, with what went
+    /// wrong. Blocks.
+    pub fn rescan(&self) -> Vec<String> {
+        waited_for(self.rescan_later().blocking_recv())
+    }
+
+    /// [`Node::loaded`] for who has other things to listen to meanwhile.
+    pub(crate) fn loaded_later(&self) -> Problems {
+        self.order(Order::Loaded)
+    }
+
+    /// [`Node::rescan`] likewise. The rescan goes on when this is dropped.
+    pub(crate) fn rescan_later(&self) -> Problems {
+        self.order(Order::Rescan)
+    }
+
+    fn order(&self, order: impl FnOnce(oneshot::Sender<Vec<String>>) -> Order) -> Problems {
+        let (reply, problems) = oneshot::channel();
+        // The thread of a node that has ended drops the reply, which is what its receiver sees.
+        let _ = self.orders.send(order(reply));
+        problems
+    }
+
+    /// Drains the node: readiness becomes false, what was accepted is answered to the last byte, memory is freed. Returns
+    /// when all has ended, at the latest a tenth of a second after the configured drain timeout. What still runs then is
+    /// left to its thread.
     pub fn stop(mut self) {
         let _ = self.orders.send(Order::Stop);
         if let Some(thread) = self.thread.take() {
@@ -252,6 +282,16 @@ impl Node {
             let _ = thread.join();
         }
     }
+}
+
+/// What models may take on a node with this configuration.
+pub(crate) fn memory_budget(config: &NodeConfig) -> MemoryBudget {
+    let of_machine = || Some(memory_limit()? / 100 * DEFAULT_BUDGET_PERCENT);
+    MemoryBudget::new(config.memory.budget.or_else(of_machine).unwrap_or(u64::MAX))
+}
+
+fn waited_for(problems: Result<Vec<String>, oneshot::error::RecvError>) -> Vec<String> {
+    problems.unwrap_or_else(|_| vec!["the node has stopped".to_owned()])
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -276,6 +316,7 @@ async fn run(
         catalog: catalog.clone(),
         standing: Arc::clone(&standing),
         prometheus: prometheus.clone(),
+        exported: Exported::default(),
     };
     let served = listener
         .try_clone()
@@ -299,25 +340,29 @@ async fn run(
             prometheus.fold();
         }
     });
-    let first = {
+    let (loaded, first) = watch::channel(None);
+    {
         let (catalog, standing) = (catalog.clone(), Arc::clone(&standing));
         actix::spawn(async move {
             let problems = catalog.send(Rescan).await.unwrap_or_default();
             standing.enter(Stage::Serving);
-            problems
-        })
-    };
-    let mut first = Some(first);
+            loaded.send_replace(Some(problems));
+        });
+    }
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Rescan(reply) => {
-                let (catalog, first) = (catalog.clone(), first.take());
+            Order::Loaded(reply) => {
+                let mut first = first.clone();
                 actix::spawn(async move {
-                    let problems = match first {
-                        Some(first) => first.await.unwrap_or_default(),
-                        None => catalog.send(Rescan).await.unwrap_or_default(),
-                    };
-                    let _ = reply.send(problems);
+                    if let Ok(problems) = first.wait_for(Option::is_some).await {
+                        let _ = reply.send(problems.clone().unwrap_or_default());
+                    }
+                });
+            }
+            Order::Rescan(reply) => {
+                let catalog = catalog.clone();
+                actix::spawn(async move {
+                    let _ = reply.send(catalog.send(Rescan).await.unwrap_or_default());
                 });
             }
             Order::Stop => {
@@ -365,10 +410,19 @@ async fn drain(
             "the drain timeout passed; these requests are dropped"
         );
     }
-    actix::spawn(server.stop(true));
-    let _ = tokio::time::timeout(config.http.drain_timeout, supervisor.send(Stop)).await;
+    // An answer is sent when its last byte is, which actix waits for and nobody else sees.
+    let left = || (give_up + LAST_WORDS).saturating_duration_since(Instant::now());
+    if tokio::time::timeout(left(), server.stop(true)).await.is_err() {
+        warn!("the drain timeout passed; answers that are still being read are cut");
+    }
+    if tokio::time::timeout(left(), supervisor.send(Stop)).await.is_err() {
+        warn!("the drain timeout passed; the memory of models is left to the system");
+    }
     info!("drained");
 }
+
+/// How long a drain whose timeout has passed may still take, to tell those parts to end that have not.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// How often a drain looks whether requests are left.
 const DRAIN_POLL: Duration = Duration::from_millis(25);

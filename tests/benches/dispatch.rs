@@ -168,7 +168,7 @@ impl Target {
     }
 
     async fn send(&self) -> Result<(), Box<dyn Error>> {
-        self.router.dispatch(Arc::clone(&self.route), self.request()).await?;
+        self.router.dispatch(&self.route, self.request()).await?;
         Ok(())
     }
 }
@@ -246,13 +246,7 @@ fn print_inline(system: &SystemRunner, bed: &Bed, rounds: usize, window: Duratio
     let mut sides: Vec<Measure<'_>> = vec![
         Box::new(|| {
             Ok(system.block_on(timed_async(window, async || {
-                black_box(
-                    target
-                        .router
-                        .dispatch(Arc::clone(&target.route), target.request())
-                        .await,
-                )
-                .ok();
+                black_box(target.router.dispatch(&target.route, target.request()).await).ok();
             })))
         }),
         Box::new(|| {
@@ -496,7 +490,7 @@ fn under_load(
     let before = target.route.stats();
     let sent = target.clone();
     let once = async move || {
-        black_box(sent.router.dispatch(Arc::clone(&sent.route), sent.request()).await).ok();
+        black_box(sent.router.dispatch(&sent.route, sent.request()).await).ok();
     };
     let figure = system.block_on(timed_in_flight(window, in_flight, once));
     let after = target.route.stats();

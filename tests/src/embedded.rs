@@ -123,7 +123,7 @@ pub fn start_node(repository: &Repository, config: &str, runtime: Arc<dyn Runtim
     let config = config::parse("test.toml", &text, [listen]).expect("a test's config is right");
     let runtimes = Runtimes::of_config(&config).with(runtime);
     let node = Node::start_with(config, runtimes).expect("a node starts on a free port");
-    node.rescan();
+    node.loaded();
     node
 }
 

@@ -1,10 +1,11 @@
 //! How requests are scheduled, stacked and traced, and what is loaded.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use grid_node::actors::ReplicaState;
-use grid_tests::embedded::{EmbeddedNode, Repository, eventually, get, infer, post, y};
+use grid_tests::embedded::{EmbeddedNode, Repository, eventually, get, infer, infer_request, post, y};
 use serde_json::json;
 use tracing::span;
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -242,39 +243,46 @@ fn metrics_count_outcomes_by_model_and_version() {
 }
 
 #[test]
-fn an_idle_node_does_not_spin() {
-    let node = EmbeddedNode::start(Repository::default().with("m", "instances = 2", ""), "");
-    node.infer("m", 1.0).unwrap();
-    // Other tests of this process compute beside this one, so the threads are looked at, not the process.
-    let start = Instant::now();
-    let before = node_thread_time();
-    std::thread::sleep(Duration::from_secs(1));
-    let used = node_thread_time().saturating_sub(before);
-    assert!(
-        used < start.elapsed() / 20,
-        "the node's thread used {used:?} in a second"
-    );
+fn a_request_whose_client_has_gone_is_counted_as_cancelled() {
+    let node = EmbeddedNode::start(Repository::default().with("left", "instances = 1", "gated = 1"), "");
+    let mut departing = TcpStream::connect(node.address()).unwrap();
+    departing.write_all(&infer_request("left", &[7.0], &json!({}))).unwrap();
+    eventually("it runs", || node.script.at_gate() == 1);
+    drop(departing);
+    let cancelled = "grid_requests_total{model=\"left\",version=\"1\",outcome=\"cancelled\"} 1";
+    eventually("its departure is counted", || {
+        get(node.address(), "/metrics").unwrap().text().contains(cancelled)
+    });
+    node.script.open_gate();
 }
 
-/// CPU time of all threads that are named `node`.
-fn node_thread_time() -> Duration {
-    let mut ticks = 0;
-    for task in std::fs::read_dir("/proc/self/task")
-        .expect("a process can look at its threads")
-        .flatten()
-    {
-        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        if read("comm").trim() == "node" {
-            let stat = read("stat");
-            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-            let tick = |index: usize| {
-                fields
-                    .get(index)
-                    .and_then(|field| field.parse::<u64>().ok())
-                    .unwrap_or(0)
-            };
-            ticks += tick(11) + tick(12);
-        }
-    }
-    Duration::from_millis(ticks * 10)
+#[test]
+fn a_version_that_is_gone_is_not_left_in_flight_in_the_metrics() {
+    let node = EmbeddedNode::start(Repository::default().with("passing", "instances = 1", "gated = 1"), "");
+    let request = node.infer_later("passing", 1.0);
+    eventually("it runs", || node.script.at_gate() == 1);
+    let shows = |in_flight: usize| {
+        let line = format!("grid_in_flight{{model=\"passing\",version=\"1\"}} {in_flight}");
+        get(node.address(), "/metrics").unwrap().text().contains(&line)
+    };
+    assert!(shows(1));
+    node.script.open_gate();
+    assert_eq!(y(&request.join().unwrap().unwrap()), Some(2.0));
+    std::fs::remove_dir_all(node.repository.path().join("passing")).unwrap();
+    assert_eq!(node.node.rescan(), Vec::<String>::new());
+    assert!(shows(0));
+}
+
+#[test]
+fn a_run_that_hangs_holds_a_stop_up_no_longer_than_the_drain_timeout() {
+    let repository = Repository::default().with("m", "instances = 1", "gated = 1");
+    let node = EmbeddedNode::start(repository, "http.drain_timeout = '500ms'");
+    let hanging = node.infer_later("m", 1.0);
+    eventually("it hangs", || node.script.at_gate() == 1);
+    // It ends before the gate, which opens by itself after a minute.
+    let stopping = std::thread::spawn(move || node.node.stop());
+    eventually("the node has stopped", || stopping.is_finished());
+    assert_eq!(node.script.at_gate(), 1, "the run still hangs");
+    node.script.open_gate();
+    drop(hanging);
 }

@@ -14,6 +14,17 @@ pub enum Origin {
     Environment(String),
 }
 
+impl Origin {
+    /// The place as errors name it: `grid.toml:5`.
+    pub fn within(&self, file: &str) -> String {
+        match self {
+            Self::File => file.to_owned(),
+            Self::Line(line) => format!("{file}:{line}"),
+            Self::Environment(variable) => format!("environment variable {variable}"),
+        }
+    }
+}
+
 /// One problem, in one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -101,11 +112,7 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            Origin::File => write!(f, "{}: ", self.file)?,
-            Origin::Line(line) => write!(f, "{}:{line}: ", self.file)?,
-            Origin::Environment(variable) => write!(f, "environment variable {variable}: ")?,
-        }
+        write!(f, "{}: ", self.origin.within(&self.file))?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }

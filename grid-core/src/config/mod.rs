@@ -56,7 +56,7 @@ pub fn parse(
     let reader = Reader::new(file);
     environment::overlay(&mut table, environment, &reader);
     let config = sections::node_config(reader.root(table));
-    reader.finish().map(|_| config)
+    reader.finish().map(|places| NodeConfig { places, ..config })
 }
 
 /// All settings of a node. The default names no model repository.
@@ -80,6 +80,8 @@ pub struct NodeConfig {
     pub supervision: SupervisionSettings,
     /// `[log]`: what is logged, and how.
     pub log: LogSettings,
+    /// Where each key was set, for what turns out to be wrong later: a port that is in use, say.
+    pub places: Places,
 }
 
 impl NodeConfig {
@@ -200,6 +202,17 @@ pub enum LoadPolicy {
     None,
     /// A list of names: these.
     Only(Vec<ModelName>),
+}
+
+impl LoadPolicy {
+    /// Whether this model is loaded at start.
+    pub fn includes(&self, name: &ModelName) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Only(names) => names.contains(name),
+        }
+    }
 }
 
 /// `[memory]`.

@@ -10,7 +10,7 @@ use super::tree::Value;
 use super::units::TimeSpan;
 use super::{
     ComputeSettings, HttpSettings, LimitSettings, LoadPolicy, LogFormat, LogSettings, MAX_QUEUE, MemorySettings,
-    ModelSettings, NodeConfig, NodeSettings, RUNTIMES, RuntimeSettings, Secret, SupervisionSettings,
+    ModelSettings, NodeConfig, NodeSettings, Places, RUNTIMES, RuntimeSettings, Secret, SupervisionSettings,
 };
 use crate::model::ModelName;
 
@@ -30,6 +30,7 @@ pub(super) fn node_config(mut root: Section<'_>) -> NodeConfig {
         limits: limits(root.section("limits")),
         supervision: supervision(root.section("supervision")),
         log: log(root.section("log")),
+        places: Places::default(),
     }
 }
 

@@ -13,6 +13,18 @@ fn config(text: &str) -> NodeConfig {
     parse("a.toml", text, []).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
+#[test]
+fn a_config_knows_where_its_keys_were_set() {
+    let listen = [("GRID__LOG__LEVEL".to_owned(), "warn".to_owned())];
+    let text = format!("http.listen = '127.0.0.1:1'\n{MINIMAL}");
+    let places = parse("a.toml", &text, listen).unwrap().places;
+    let place = |key| places.origin(key).within("a.toml");
+    assert_eq!(place("http.listen"), "a.toml:1");
+    assert_eq!(place("models.repository"), "a.toml:3");
+    assert_eq!(place("log.level"), "environment variable GRID__LOG__LEVEL");
+    assert_eq!(place("memory.budget"), "a.toml");
+}
+
 fn shown(problems: Vec<Diagnostic>) -> Vec<String> {
     problems.iter().map(Diagnostic::to_string).collect()
 }
@@ -102,6 +114,7 @@ fn every_key_is_read_into_its_setting() {
             format: LogFormat::Json,
             level: "warn,grid_node=debug".to_owned(),
         },
+        places: Places::default(),
     };
     assert_eq!(config(text), expected);
 }

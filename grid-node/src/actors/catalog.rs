@@ -1,10 +1,13 @@
 //! The catalog of one node: what its repositories hold, and which of it is wanted in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 
-use actix::{Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture, WrapFuture,
+};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use grid_core::config::{LoadPolicy, NodeConfig, nearest};
 use grid_core::model::{ModelId, ModelName};
 use tracing::{info, warn};
@@ -18,12 +21,17 @@ pub struct Catalog {
     config: Arc<NodeConfig>,
     loader: Loader,
     supervisor: Addr<ShardSupervisor>,
-    /// What the supervisor was told to load, by model.
-    wanted: BTreeMap<ModelName, BTreeSet<u64>>,
-    /// Everything that was announced.
+    /// Models that the supervisor was told to load.
+    wanted: BTreeSet<ModelName>,
+    /// Everything that was announced and not forgotten.
     known: BTreeSet<ModelId>,
-    /// Unloaded by hand: a rescan does not load it again.
-    unwanted: BTreeSet<ModelName>,
+    /// Those known that the repositories surely do not hold any more.
+    vanished: BTreeSet<ModelId>,
+    /// Unloaded by hand, by the number of that call: a rescan does not load it again, nor does a load call that came
+    /// before and waited for its scan.
+    unwanted: BTreeMap<ModelName, u64>,
+    /// The calls are numbered as they come.
+    last_call: u64,
 }
 
 /// A model that could not be loaded or unloaded.
@@ -44,9 +52,11 @@ impl Catalog {
             config,
             loader,
             supervisor,
-            wanted: BTreeMap::new(),
+            wanted: BTreeSet::new(),
             known: BTreeSet::new(),
-            unwanted: BTreeSet::new(),
+            vanished: BTreeSet::new(),
+            unwanted: BTreeMap::new(),
+            last_call: 0,
         }
     }
 
@@ -60,16 +70,11 @@ impl Catalog {
         }
     }
 
-    fn all_plans(&self, scan: &Scan) -> Vec<Arc<Plan>> {
-        let models = scan.models.values();
-        models.flat_map(|model| plans(model, &self.config)).collect()
-    }
-
     fn is_wanted(&self, name: &ModelName) -> bool {
-        if self.unwanted.contains(name) {
+        if self.unwanted.contains_key(name) {
             return false;
         }
-        self.wanted.contains_key(name)
+        self.wanted.contains(name)
             || match &self.config.models.load {
                 LoadPolicy::All => true,
                 LoadPolicy::None => false,
@@ -77,56 +82,83 @@ impl Catalog {
             }
     }
 
-    /// Announces what was found, and returns the loads and unloads that bring the node to it.
-    fn reconcile(&mut self, scan: &Scan) -> Vec<Order> {
-        let found: BTreeSet<ModelId> = scan.models.values().flat_map(ids).collect();
-        let mut orders: Vec<Order> = self
-            .known
-            .difference(&found)
-            .map(|id| Order::Unload {
-                id: id.clone(),
-                forget: true,
-            })
-            .collect();
-        self.supervisor.do_send(Announce(self.all_plans(scan)));
-        self.wanted.retain(|name, _| scan.models.contains_key(name));
-        for (name, model) in &scan.models {
+    /// Announces what was found, and returns what brings the node to it, by model.
+    fn reconcile(&mut self, scan: &Scan) -> Vec<Change> {
+        let found = scan.models.values().flat_map(|model| plans(model, &self.config));
+        self.supervisor.do_send(Announce(found.collect()));
+        let known = self.known.iter().map(|id| &id.name);
+        let names: BTreeSet<ModelName> = known.chain(scan.models.keys()).cloned().collect();
+        names.iter().map(|name| self.change(scan, name)).collect()
+    }
+
+    /// What brings one model to what was found of it.
+    fn change(&mut self, scan: &Scan, name: &ModelName) -> Change {
+        let model = scan.models.get(name);
+        // What a problem may hide is not known to be gone, and goes on as it is.
+        let certain = !scan.problems.iter().any(|problem| problem.may_hide(name.as_str()));
+        let is_found = |id: &ModelId| model.is_some_and(|model| model.versions.contains_key(&id.version));
+        let of_model = self.known.iter().filter(|id| id.name == *name);
+        let gone: Vec<ModelId> = of_model.filter(|id| certain && !is_found(id)).cloned().collect();
+        self.vanished.retain(|id| id.name != *name);
+        self.vanished.extend(gone.iter().cloned());
+        let mut loads = Vec::new();
+        if let Some(model) = model {
+            self.known.extend(ids(model));
             if self.is_wanted(name) {
-                orders.extend(plans(model, &self.config).into_iter().map(Order::Load));
-                self.wanted
-                    .insert(name.clone(), model.versions.keys().copied().collect());
+                self.wanted.insert(name.clone());
+                loads = plans(model, &self.config);
             }
+        } else if certain {
+            self.wanted.remove(name);
         }
-        self.known = found;
-        orders
+        Change { loads, gone }
     }
 }
 
-enum Order {
-    Load(Arc<Plan>),
-    Unload { id: ModelId, forget: bool },
+/// What is to be done about one model.
+struct Change {
+    loads: Vec<Arc<Plan>>,
+    gone: Vec<ModelId>,
 }
 
-/// Carries orders out, all at once: the loader takes one load at a time, in this order.
-async fn carry_out(supervisor: Addr<ShardSupervisor>, orders: Vec<Order>) -> Vec<String> {
-    let orders = orders.into_iter().map(|order| {
-        let supervisor = supervisor.clone();
+/// Carries changes out, all at once: the loader takes one load at a time, in this order. Of each model the versions that
+/// are gone are unloaded after its loads have ended, so that those that take over are there.
+async fn carry_out(catalog: Addr<Catalog>, supervisor: Addr<ShardSupervisor>, changes: Vec<Change>) -> Vec<String> {
+    let changes = changes.into_iter().map(|Change { loads, gone }| {
+        let (catalog, supervisor) = (catalog.clone(), supervisor.clone());
         async move {
-            match order {
-                Order::Load(plan) => match supervisor.send(Deploy(plan)).await {
-                    Ok(result) => result.err(),
-                    Err(_) => Some("the node is stopping".to_owned()),
-                },
-                Order::Unload { id, forget } => {
-                    // A supervisor that is gone holds nothing any more.
-                    let _ = supervisor.send(Undeploy { id, forget }).await;
-                    None
-                }
-            }
+            let loads = loads.into_iter().map(|plan| supervisor.send(Deploy(plan)));
+            let results = join_all(loads).await.into_iter();
+            let problems = results.filter_map(|result| match result {
+                Ok(result) => result.err(),
+                Err(_) => Some("the node is stopping".to_owned()),
+            });
+            let problems: Vec<String> = problems.collect();
+            join_all(gone.into_iter().map(|id| catalog.send(Forget(id)))).await;
+            problems
         }
     });
-    let results = futures_util::future::join_all(orders).await;
-    results.into_iter().flatten().collect()
+    join_all(changes).await.concat()
+}
+
+/// Unloads a version that is gone from the repositories, and takes it from the list. A message, so that it finds out
+/// whether the version has come back while other loads were waited for.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Forget(ModelId);
+
+impl Handler<Forget> for Catalog {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, Forget(id): Forget, _: &mut Self::Context) -> Self::Result {
+        if !self.vanished.remove(&id) {
+            return Box::pin(std::future::ready(()));
+        }
+        self.known.remove(&id);
+        let unloaded = self.supervisor.send(Undeploy { id, forget: true });
+        // A supervisor that is gone holds nothing any more.
+        Box::pin(unloaded.map(drop))
+    }
 }
 
 fn ids(model: &FoundModel) -> Vec<ModelId> {
@@ -151,7 +183,7 @@ pub(crate) fn plans(model: &FoundModel, config: &NodeConfig) -> Vec<Arc<Plan>> {
                     name: model.name.clone(),
                     version: *version,
                 },
-                stamp: modified(&artifact.path),
+                stamp: model.modified.get(version).copied().flatten(),
                 artifact: artifact.clone(),
                 instances,
                 manifest: Arc::clone(&manifest),
@@ -159,10 +191,6 @@ pub(crate) fn plans(model: &FoundModel, config: &NodeConfig) -> Vec<Arc<Plan>> {
             })
         })
         .collect()
-}
-
-fn modified(path: &Path) -> Option<std::time::SystemTime> {
-    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
 impl Actor for Catalog {
@@ -178,7 +206,7 @@ impl Handler<Rescan> for Catalog {
     type Result = ResponseActFuture<Self, Vec<String>>;
 
     fn handle(&mut self, _: Rescan, _: &mut Self::Context) -> Self::Result {
-        let orders = self.scan().into_actor(self).map(|scan, this, _| match scan {
+        let changes = self.scan().into_actor(self).map(|scan, this, _| match scan {
             Ok(scan) => {
                 let problems: Vec<String> = scan.problems.iter().map(ToString::to_string).collect();
                 for problem in &problems {
@@ -193,10 +221,10 @@ impl Handler<Rescan> for Catalog {
             }
             Err(error) => (Vec::new(), vec![error.to_string()]),
         });
-        Box::pin(orders.then(|(orders, mut problems), this, _| {
-            let supervisor = this.supervisor.clone();
+        Box::pin(changes.then(|(changes, mut problems), this, ctx| {
+            let (catalog, supervisor) = (ctx.address(), this.supervisor.clone());
             async move {
-                problems.extend(carry_out(supervisor, orders).await);
+                problems.extend(carry_out(catalog, supervisor, changes).await);
                 problems
             }
             .into_actor(this)
@@ -213,32 +241,25 @@ impl Handler<LoadModel> for Catalog {
     type Result = ResponseActFuture<Self, Result<(), CatalogError>>;
 
     fn handle(&mut self, LoadModel(name): LoadModel, _: &mut Self::Context) -> Self::Result {
-        let orders = self.scan().into_actor(self).map(move |scan, this, _| {
+        self.last_call += 1;
+        let call = self.last_call;
+        let change = self.scan().into_actor(self).map(move |scan, this, _| {
             let scan = scan?;
             let Some(model) = scan.models.get(name.as_str()) else {
                 return Err(not_found(&name, &scan));
             };
-            this.unwanted.remove(name.as_str());
-            let before = this
-                .wanted
-                .insert(model.name.clone(), model.versions.keys().copied().collect());
-            let vanished = before.unwrap_or_default().into_iter();
-            let vanished = vanished.filter(|version| !model.versions.contains_key(version));
-            let mut orders: Vec<_> = plans(model, &this.config).into_iter().map(Order::Load).collect();
-            orders.extend(vanished.map(|version| Order::Unload {
-                id: ModelId {
-                    name: model.name.clone(),
-                    version,
-                },
-                forget: true,
-            }));
-            this.known.extend(ids(model));
-            Ok(orders)
+            if this.unwanted.get(&model.name).is_some_and(|unload| *unload > call) {
+                let text = format!("{name}: it was unloaded while the load waited");
+                return Err(CatalogError::Failed(text));
+            }
+            this.unwanted.remove(&model.name);
+            this.wanted.insert(model.name.clone());
+            Ok(this.change(&scan, &model.name))
         });
-        Box::pin(orders.then(|orders, this, _| {
-            let supervisor = this.supervisor.clone();
+        Box::pin(change.then(|change, this, ctx| {
+            let (catalog, supervisor) = (ctx.address(), this.supervisor.clone());
             async move {
-                let problems = carry_out(supervisor, orders?).await;
+                let problems = carry_out(catalog, supervisor, vec![change?]).await;
                 if problems.is_empty() {
                     Ok(())
                 } else {
@@ -285,13 +306,67 @@ impl Handler<UnloadModel> for Catalog {
             let error = CatalogError::Unknown(format!("no repository holds a model `{name}`"));
             return Box::pin(actix::fut::ready(Err(error)));
         };
-        self.unwanted.insert(first.name.clone());
+        self.last_call += 1;
+        self.unwanted.insert(first.name.clone(), self.last_call);
         self.wanted.remove(&first.name);
-        let orders = versions
+        let unloads = versions
             .into_iter()
-            .map(|id| Order::Unload { id, forget: false })
-            .collect();
-        let done = carry_out(self.supervisor.clone(), orders);
-        Box::pin(done.into_actor(self).map(|_, _, _| Ok(())))
+            .map(|id| self.supervisor.send(Undeploy { id, forget: false }));
+        // A supervisor that is gone holds nothing any more.
+        Box::pin(join_all(unloads).into_actor(self).map(|_, _, _| Ok(())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::{Routes, SupervisorOptions};
+    use crate::compute::Pool;
+    use crate::loading::MemoryBudget;
+    use crate::runtime::Runtimes;
+
+    #[actix_web::test]
+    async fn a_load_that_waited_for_its_scan_does_not_undo_an_unload_that_came_later() {
+        let repository = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(repository.path().join("m/1")).unwrap();
+        std::fs::write(repository.path().join("m/1/model.onnx"), "no model").unwrap();
+        let text = format!("models.repository = '{}'", repository.path().display());
+        let config = Arc::new(grid_core::config::parse("test.toml", &text, []).unwrap());
+        let loader = Loader::start().unwrap();
+        let options = SupervisorOptions {
+            routes: Arc::<Routes>::default(),
+            pool: Pool::start(1).unwrap(),
+            loader: loader.clone(),
+            runtimes: Arc::new(Runtimes::of_config(&config)),
+            budget: MemoryBudget::new(u64::MAX),
+            config: Arc::clone(&config),
+        };
+        let supervisor = ShardSupervisor::new(options).start();
+        let catalog = Catalog::new(config, loader.clone(), supervisor).start();
+        let problems = catalog.send(Rescan).await.unwrap();
+        assert_eq!(problems.len(), 1, "it is no model: {problems:?}");
+
+        let (release, busy) = std::sync::mpsc::channel::<()>();
+        loader.spawn(move || {
+            let _ = busy.recv();
+        });
+        let load = catalog.send(LoadModel("m".to_owned()));
+        let unload = catalog.send(UnloadModel("m".to_owned()));
+        assert_eq!(unload.await.unwrap(), Ok(()));
+        drop(release);
+        let Err(CatalogError::Failed(reason)) = load.await.unwrap() else {
+            panic!("the load went on");
+        };
+        assert!(reason.contains("unloaded while the load waited"), "{reason}");
+        assert_eq!(
+            catalog.send(Rescan).await.unwrap(),
+            Vec::<String>::new(),
+            "nothing is loaded"
+        );
+        let load = catalog.send(LoadModel("m".to_owned())).await.unwrap();
+        let Err(CatalogError::Failed(reason)) = load else {
+            panic!("it is no model");
+        };
+        assert!(reason.contains("model.onnx"), "a later load is tried: {reason}");
     }
 }

@@ -3,17 +3,19 @@
 //! One router actor lives on each worker thread of the gateways, so that a request reaches its router, and a router the
 //! instances' lanes, without a hop between threads.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Addr, Context, Handler, Message};
 use grid_core::InferError;
 use grid_core::dispatch::{LOOK_AT_ALL, choose};
-use tracing::{Instrument, Span, debug, debug_span};
+use tracing::{Instrument, Span, debug, debug_span, error};
 
 use super::routes::{Lasting, Routes, VersionRoute};
 use crate::compute::{Outcome, Pool, Request};
@@ -33,13 +35,13 @@ pub struct RouterOptions {
 #[derive(Clone, Debug)]
 pub struct RouterHandle {
     options: RouterOptions,
-    router: Addr<Router>,
+    router: Rc<RefCell<Addr<Router>>>,
 }
 
 impl RouterHandle {
     /// Starts a router on this thread's arbiter.
     pub fn start(options: RouterOptions) -> Self {
-        let router = Router::new(options.clone()).start();
+        let router = Rc::new(RefCell::new(Router::new(options.clone()).start()));
         Self { options, router }
     }
 
@@ -50,14 +52,32 @@ impl RouterHandle {
     ///
     /// # Errors
     /// However the request ended, if not with an answer.
-    pub async fn dispatch(&self, route: Arc<VersionRoute>, mut request: Request) -> Outcome {
-        let span = dispatch_span(&route, &mut request);
-        if let Some(outcome) = span.in_scope(|| run_here(&self.options, &route, &request)) {
+    pub async fn dispatch(&self, route: &Arc<VersionRoute>, mut request: Request) -> Outcome {
+        let span = dispatch_span(route, &mut request);
+        if let Some(outcome) = span.in_scope(|| run_here(&self.options, route, &request)) {
             return outcome;
         }
-        let dispatch = Dispatch { route, request, span };
-        // The router of this thread is gone only when the thread is.
-        self.router.send(dispatch).await.unwrap_or(Err(InferError::Cancelled))
+        let dispatch = Dispatch {
+            route: Arc::clone(route),
+            request,
+            span,
+        };
+        let model = dispatch.route.id.clone();
+        let router = self.router.borrow().clone();
+        match router.send(dispatch).await {
+            Ok(outcome) => outcome,
+            // It holds nothing, so a new one takes its place.
+            Err(_) => {
+                if !self.router.borrow().connected() {
+                    error!("the router of this thread ended; it is started anew");
+                    *self.router.borrow_mut() = Router::new(self.options.clone()).start();
+                }
+                Err(InferError::ModelFailed {
+                    model,
+                    reason: "its router ended while the request was under way".to_owned(),
+                })
+            }
+        }
     }
 }
 
@@ -170,7 +190,17 @@ fn run_here(options: &RouterOptions, route: &VersionRoute, request: &Request) ->
 fn attempt(options: &RouterOptions, route: &VersionRoute, request: &Request) -> Attempt {
     let lanes = &route.lanes;
     let entropy = if lanes.len() > LOOK_AT_ALL { rand::random() } else { 0 };
-    let Some(chosen) = choose(lanes.len(), options.place, entropy, |index| lanes[index].load().cost()) else {
+    let unknown = lanes
+        .iter()
+        .filter_map(|lane| lane.load().service)
+        .max()
+        .unwrap_or_default();
+    let cost = |index: usize| match &lanes[index] {
+        // It is out of the table a moment later; whoever has not seen that yet would find it the least loaded of all.
+        lane if lane.is_closed() => u64::MAX,
+        lane => lane.load().cost(unknown),
+    };
+    let Some(chosen) = choose(lanes.len(), options.place, entropy, cost) else {
         return Attempt::NotRun;
     };
     let lane = &lanes[chosen];
@@ -212,7 +242,14 @@ async fn finish(
             }
             changes.mark_unchanged();
             let version = route.id.version.to_string();
-            route = options.routes.resolve(route.id.name.as_str(), Some(&version))?;
+            let now = options.routes.resolve(route.id.name.as_str(), Some(&version))?;
+            if !now.takes_what_was_checked_for(&route) {
+                return Err(InferError::NotReady {
+                    model: route.id.to_string(),
+                    reason: "it was replaced by another content meanwhile; send the request again".to_owned(),
+                });
+            }
+            route = now;
             match attempt(&options, &route, &request) {
                 Attempt::Ended(outcome) => return outcome,
                 Attempt::Queued(queued) => answer = Some(queued),
@@ -232,12 +269,28 @@ async fn finish(
 /// Waits for the next change of the route table, when one may bring an instance.
 async fn park(route: &VersionRoute, changes: &mut tokio::sync::watch::Receiver<u64>) -> Result<(), InferError> {
     // A lane that was chosen while it closed is out of the table a moment later: that too is a change to wait for.
-    let Some(_place) = route.may_serve().then(|| Parked::take(route)).flatten() else {
+    if !route.may_serve() {
         return Err(route.not_ready());
+    }
+    let Some(_place) = Parked::take(route) else {
+        return Err(InferError::Overloaded {
+            model: route.id.clone(),
+            reason: format!("{} requests wait for an instance already", route.settings.policy.bound),
+            retry_after: Duration::from_secs(1),
+        });
     };
     // The sender lives in the routes that `route` came from, so the wait ends with a change.
     let _ = changes.changed().await;
     Ok(())
+}
+
+impl VersionRoute {
+    /// Whether a request that was put in order and checked for `other` may run here, and its outputs be named by it.
+    fn takes_what_was_checked_for(&self, other: &Self) -> bool {
+        self.signature == other.signature
+            && self.initial == other.initial
+            && self.settings.policy.max_rows == other.settings.policy.max_rows
+    }
 }
 
 /// A place among the requests that wait for an instance: as many as its queue would hold.

@@ -89,7 +89,9 @@ impl ReplicaState {
             Self::Loading => "it is being loaded",
             Self::Restarting => "it ended and is being restarted",
             Self::Draining => "it is being unloaded",
-            Self::Quarantined => "it ended too often and is quarantined; load it again to try once more",
+            Self::Quarantined => {
+                "it ended too often and is quarantined; it is tried again after a while; a load call tries at once"
+            }
             Self::Failed(reason) => reason,
             Self::Unloaded => "it is not loaded",
         }
@@ -126,17 +128,41 @@ pub struct VersionRoute {
 /// Sums and counts of a model version that outlive its instances.
 #[derive(Debug, Default)]
 pub struct Lasting {
-    /// What instances that are gone have done.
-    pub gone: Mutex<RunStats>,
+    work: Mutex<WorkDone>,
     /// Requests that wait for an instance to be ready again.
     pub parked: AtomicUsize,
+}
+
+/// Every lane is in one of the two, so that sums neither fall nor count anything twice while a generation is replaced.
+#[derive(Debug, Default)]
+struct WorkDone {
+    /// By lanes that are gone.
+    gone: RunStats,
+    /// Lanes that still may do something: those in the route table, and those that were replaced or crashed and finish
+    /// what they have.
+    lanes: Vec<Arc<Lane>>,
+}
+
+impl Lasting {
+    /// A lane that begins to serve.
+    pub(super) fn begin(&self, lane: &Arc<Lane>) {
+        self.work.lock().lanes.push(Arc::clone(lane));
+    }
+
+    /// A lane that was unloaded, and does nothing any more.
+    pub(super) fn end(&self, lane: &Arc<Lane>) {
+        let mut work = self.work.lock();
+        work.gone.merge(&lane.stats());
+        work.lanes.retain(|other| !Arc::ptr_eq(other, lane));
+    }
 }
 
 impl VersionRoute {
     /// What its instances have done, those that are gone included.
     pub fn stats(&self) -> RunStats {
-        let mut stats = self.lasting.gone.lock().clone();
-        for lane in &self.lanes {
+        let work = self.lasting.work.lock();
+        let mut stats = work.gone.clone();
+        for lane in &work.lanes {
             stats.merge(&lane.stats());
         }
         stats
@@ -154,9 +180,9 @@ impl VersionRoute {
         }
     }
 
-    /// Requests accepted and unanswered.
+    /// Requests accepted and unanswered, those of instances that are being drained included.
     pub fn in_flight(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.in_flight()).sum()
+        self.lasting.work.lock().lanes.iter().map(|lane| lane.in_flight()).sum()
     }
 
     /// The error of a request that finds no instance.
@@ -171,7 +197,8 @@ impl VersionRoute {
 /// The versions of one model.
 #[derive(Clone, Debug, Default)]
 pub struct ModelRoute {
-    /// The version that a request gets which names none, if the manifest says so.
+    /// The version that a request gets which names none, if the manifest says so. The manifest's word counts once that
+    /// version is in memory; until then what answered before goes on.
     pub default_version: Option<Version>,
     /// All versions that are known.
     pub versions: BTreeMap<Version, Arc<VersionRoute>>,

@@ -4,16 +4,20 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use grid_core::config::NodeConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use crate::actors::{ReplicaState, VersionRoute};
+use crate::node::Problems;
 use crate::{Node, telemetry};
 
 pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
+    let (file, places) = (path.display().to_string(), config.places.clone());
+    let place = |key| places.origin(key).within(&file);
     if let Err(error) = telemetry::init_logs(&config.log) {
-        eprintln!("{}: {error}", path.display());
+        eprintln!("{}: {error}", place("log.level"));
         return ExitCode::from(super::INVALID);
     }
     // A panic inside a model is caught and answered; it belongs into the log like anything else.
@@ -29,7 +33,7 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
     let node = match Node::start(config) {
         Ok(node) => node,
         Err(error) => {
-            eprintln!("{}: {error}", path.display());
+            eprintln!("{}: {error}", error.key().map_or_else(|| file.clone(), place));
             return ExitCode::FAILURE;
         }
     };
@@ -40,8 +44,6 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
     if let Some(runtime) = &node.config().runtime.prefer {
         println!("  models run in {runtime} unless their manifests name another: `runtime.prefer`");
     }
-    let problems = node.rescan();
-    print!("{}", what_is_served(&node, &problems));
     serve(node, signals);
     ExitCode::SUCCESS
 }
@@ -54,9 +56,11 @@ struct Signals {
     hangup: Signal,
 }
 
-enum Asked {
+enum Event {
     Stop(&'static str),
     Rescan,
+    /// A load or a rescan has ended.
+    Looked(Vec<String>),
 }
 
 impl Signals {
@@ -78,27 +82,29 @@ impl Signals {
         })
     }
 
-    fn next(&mut self) -> Asked {
+    fn next(&mut self, looks: &mut FuturesUnordered<Problems>) -> Event {
         self.runtime.block_on(async {
             tokio::select! {
-                _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
-                _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
-                _ = self.hangup.recv() => Asked::Rescan,
+                _ = self.terminate.recv() => Event::Stop("SIGTERM"),
+                _ = self.interrupt.recv() => Event::Stop("SIGINT"),
+                _ = self.hangup.recv() => Event::Rescan,
+                Some(problems) = looks.next() => Event::Looked(problems.unwrap_or_default()),
             }
         })
     }
 }
 
-/// Answers to signals until one ends the node.
+/// Answers to signals until one ends the node, while models are loaded too.
 fn serve(node: Node, mut signals: Signals) {
+    let mut looks = FuturesUnordered::from_iter([node.loaded_later()]);
     loop {
-        match signals.next() {
-            Asked::Rescan => {
+        match signals.next(&mut looks) {
+            Event::Rescan => {
                 info!("SIGHUP: looking at the model repositories");
-                let problems = node.rescan();
-                print!("{}", what_is_served(&node, &problems));
+                looks.push(node.rescan_later());
             }
-            Asked::Stop(name) => {
+            Event::Looked(problems) => print!("{}", what_is_served(&node, &problems)),
+            Event::Stop(name) => {
                 println!("{name}: draining");
                 node.stop();
                 println!("drained");
@@ -114,7 +120,7 @@ fn what_is_served(node: &Node, problems: &[String]) -> String {
     let mut routes: Vec<_> = table.values().flat_map(|model| model.versions.values()).collect();
     routes.sort_by(|a, b| a.id.cmp(&b.id));
     for route in &routes {
-        let _ = writeln!(text, "  {}", line(route));
+        let _ = writeln!(text, "  {}", line(route, node.config()));
     }
     // What keeps a model from being served stands in its line.
     let told = |problem: &str| routes.iter().any(|route| route.state.reason() == problem);
@@ -138,9 +144,12 @@ fn what_is_served(node: &Node, problems: &[String]) -> String {
     text
 }
 
-fn line(route: &VersionRoute) -> String {
+fn line(route: &VersionRoute, config: &NodeConfig) -> String {
     let what = match route.state {
-        ReplicaState::Ready => format!("{} × {}", route.lanes.len(), route.runtime),
+        ReplicaState::Ready => {
+            let why = super::why_this_runtime(route.runtime, &route.manifest, config);
+            format!("{} × {}{why}", route.lanes.len(), route.runtime)
+        }
         _ => route.state.reason().to_owned(),
     };
     format!("{:<12} {} ({what})", route.state.name(), route.id)

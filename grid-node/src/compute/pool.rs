@@ -1,21 +1,24 @@
-//! The threads that serve the lanes, least advanced lane first.
+//! The threads that serve the lanes, those of the least advanced model first.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use grid_core::model::ModelId;
 use grid_core::scheduling::{FairClock, Share, may_start};
 use parking_lot::{Condvar, Mutex};
+use tracing::error;
 
 use super::Lane;
+use super::lane::Turn;
 use crate::runtime::rten::on_compute_thread;
 
-/// A handle to the compute threads. They end when the last handle is gone and their runs have ended.
+/// A handle to the compute threads. They end when the last handle is gone, each after the run that it is in.
 #[derive(Clone, Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
-    _threads: Arc<Threads>,
+    _last: Arc<Last>,
 }
 
 #[derive(Debug)]
@@ -27,8 +30,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Lanes with work, by the address of the lane, which its `Arc` keeps from being used again.
+    /// By the address of the lane, which its `Arc` keeps from being used again.
     lanes: HashMap<usize, Scheduled>,
+    /// Compute time is shared between models, however many instances each has.
+    models: HashMap<ModelId, ModelShare>,
     clock: FairClock,
     busy: usize,
     stopping: bool,
@@ -37,25 +42,37 @@ struct State {
 #[derive(Debug)]
 struct Scheduled {
     lane: Arc<Lane>,
-    share: Share,
     status: Status,
     /// Work came while it was running: what the turn found is out of date.
     woken: bool,
+    /// What its model was charged for the run that is under way.
+    charged: Duration,
+}
+
+#[derive(Debug)]
+struct ModelShare {
+    share: Share,
+    /// Lanes of the model that are not idle.
+    active: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
-    /// Nothing to do. Kept for its share only while others have work.
     Idle,
     Ready,
     Running,
     HeldUntil(Instant),
 }
 
+/// Ends the threads when the last handle is dropped. It does not wait for them: a run that hangs must not hang the node.
 #[derive(Debug)]
-struct Threads {
-    shared: Arc<Shared>,
-    handles: Mutex<Vec<JoinHandle<()>>>,
+struct Last(Arc<Shared>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.state.lock().stopping = true;
+        self.0.work.notify_all();
+    }
 }
 
 impl Pool {
@@ -69,35 +86,39 @@ impl Pool {
             work: Condvar::new(),
             cores,
         });
-        let threads = Arc::new(Threads {
-            shared: Arc::clone(&shared),
-            handles: Mutex::default(),
-        });
+        let last = Arc::new(Last(Arc::clone(&shared)));
         for index in 0..=cores {
             let shared = Arc::clone(&shared);
-            let handle = std::thread::Builder::new()
+            std::thread::Builder::new()
                 .name(format!("compute-{index}"))
                 .spawn(move || on_compute_thread(|| shared.serve()))?;
-            threads.handles.lock().push(handle);
         }
-        Ok(Self {
-            shared,
-            _threads: threads,
-        })
+        Ok(Self { shared, _last: last })
     }
 
     /// Tells the threads that `lane` has work.
     pub fn wake(&self, lane: &Arc<Lane>) {
         let mut state = self.shared.state.lock();
-        let State { lanes, clock, .. } = &mut *state;
+        let State {
+            lanes, models, clock, ..
+        } = &mut *state;
         let scheduled = lanes.entry(key(lane)).or_insert_with(|| Scheduled {
             lane: Arc::clone(lane),
-            share: Share::new(lane.weight()),
             status: Status::Idle,
             woken: false,
+            charged: Duration::ZERO,
         });
         match scheduled.status {
-            Status::Idle => clock.wake(&mut scheduled.share),
+            Status::Idle => {
+                let model = models.entry(lane.model().clone()).or_insert_with(|| ModelShare {
+                    share: Share::new(lane.weight()),
+                    active: 0,
+                });
+                if model.active == 0 {
+                    clock.wake(&mut model.share);
+                }
+                model.active += 1;
+            }
             Status::HeldUntil(_) => {}
             Status::Ready => return,
             Status::Running => {
@@ -112,7 +133,12 @@ impl Pool {
 
     /// Forgets a lane that was closed.
     pub fn forget(&self, lane: &Arc<Lane>) {
-        self.shared.state.lock().lanes.remove(&key(lane));
+        let mut state = self.shared.state.lock();
+        if let Some(scheduled) = state.lanes.remove(&key(lane))
+            && scheduled.status != Status::Idle
+        {
+            state.became_idle(lane.model());
+        }
     }
 }
 
@@ -120,8 +146,22 @@ fn key(lane: &Arc<Lane>) -> usize {
     Arc::as_ptr(lane) as usize
 }
 
-/// Idle lanes kept for their shares before they are forgotten.
+/// Idle lanes that are remembered, so that a lane that idles and works in turn is not made anew each time.
 const MAX_IDLE: usize = 64;
+
+impl State {
+    fn became_idle(&mut self, model: &ModelId) {
+        if let Some(share) = self.models.get_mut(model) {
+            share.active = share.active.saturating_sub(1);
+        }
+        if self.lanes.len() > MAX_IDLE {
+            self.lanes.retain(|_, scheduled| scheduled.status != Status::Idle);
+        }
+        if self.models.len() > MAX_IDLE {
+            self.models.retain(|_, model| model.active > 0);
+        }
+    }
+}
 
 impl Shared {
     fn serve(&self) {
@@ -136,55 +176,79 @@ impl Shared {
             };
             state.busy += 1;
             drop(state);
-            let turn = lane.turn();
+            let turn = take_turn(&lane);
             state = self.state.lock();
             state.busy -= 1;
-            self.put_back(&mut state, &lane, turn.ran, turn.hold_until);
+            self.put_back(&mut state, &lane, &turn);
         }
     }
 
     fn take(&self, state: &mut State) -> Option<Arc<Lane>> {
         let now = Instant::now();
-        let busy = state.busy;
+        let State {
+            lanes,
+            models,
+            clock,
+            busy,
+            ..
+        } = state;
         let due = |status| match status {
             Status::Ready => true,
             Status::HeldUntil(until) => until <= now,
             Status::Idle | Status::Running => false,
         };
-        let candidates = state
-            .lanes
+        let candidates = lanes
             .iter()
             .filter(|(_, scheduled)| due(scheduled.status))
-            .filter(|(_, scheduled)| may_start(busy, self.cores, scheduled.lane.expected_run()))
-            .map(|(key, scheduled)| (*key, scheduled.share));
-        let key = state.clock.pick(candidates)?;
-        let scheduled = state.lanes.get_mut(&key)?;
+            .filter(|(_, scheduled)| may_start(*busy, self.cores, scheduled.lane.expected_run()))
+            .filter_map(|(key, scheduled)| Some((*key, models.get(scheduled.lane.model())?.share)));
+        let key = clock.pick(candidates)?;
+        let scheduled = lanes.get_mut(&key)?;
         scheduled.status = Status::Running;
         scheduled.woken = false;
+        scheduled.charged = scheduled.lane.expected_run().unwrap_or_default();
+        if let Some(model) = models.get_mut(scheduled.lane.model()) {
+            clock.charge(&mut model.share, scheduled.charged);
+        }
         Some(Arc::clone(&scheduled.lane))
     }
 
-    fn put_back(&self, state: &mut State, lane: &Arc<Lane>, ran: Duration, hold_until: Option<Instant>) {
-        let State { lanes, clock, .. } = state;
+    fn put_back(&self, state: &mut State, lane: &Arc<Lane>, turn: &Turn) {
+        let State {
+            lanes, models, clock, ..
+        } = &mut *state;
         let Some(scheduled) = lanes.get_mut(&key(lane)) else {
             return;
         };
-        clock.charge(&mut scheduled.share, ran);
-        scheduled.status = match hold_until {
-            _ if scheduled.woken => Status::Ready,
+        if let Some(model) = models.get_mut(lane.model()) {
+            clock.correct(&mut model.share, scheduled.charged, turn.ran);
+        }
+        scheduled.status = match turn.hold_until {
+            _ if scheduled.woken || turn.unfinished => Status::Ready,
             Some(until) => Status::HeldUntil(until),
-            None if lane.has_work() => Status::Ready,
+            None if lane.has_waiting() => Status::Ready,
             None => Status::Idle,
         };
-        if lanes.len() > MAX_IDLE {
-            lanes.retain(|_, scheduled| scheduled.status != Status::Idle);
-        }
+        let idle = scheduled.status == Status::Idle;
         // This thread takes the next lane itself; another is woken only if there is more than it can take.
         let ready = lanes.values().filter(|other| other.status == Status::Ready).count();
+        if idle {
+            state.became_idle(lane.model());
+        }
         if ready > 1 {
             self.work.notify_one();
         }
     }
+}
+
+/// A turn, of which nothing may end the thread. Panics of models are caught inside, each answered on its own; this is for
+/// one of our own: the lane is closed, so that what waits in it is sent elsewhere.
+fn take_turn(lane: &Lane) -> Turn {
+    catch_unwind(AssertUnwindSafe(|| lane.turn())).unwrap_or_else(|_| {
+        error!(?lane, "a turn panicked outside of its model");
+        lane.close();
+        Turn::default()
+    })
 }
 
 /// When the first lane that is held comes due, unless it has come due and waits for a thread to be free.
@@ -198,18 +262,4 @@ fn next_release(state: &State) -> Option<Instant> {
             _ => None,
         })
         .min()
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.shared.state.lock().stopping = true;
-        self.shared.work.notify_all();
-        let me = std::thread::current().id();
-        for handle in self.handles.lock().drain(..) {
-            // A compute thread may hold the last handle itself, through a callback; it cannot wait for its own end.
-            if handle.thread().id() != me {
-                let _ = handle.join();
-            }
-        }
-    }
 }

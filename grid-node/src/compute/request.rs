@@ -76,6 +76,8 @@ pub(super) struct Job {
     /// Closed when the caller has gone: that is what cancels a job.
     pub(super) reply: oneshot::Sender<Outcome>,
     pub(super) in_flight: InFlight,
+    /// When its first step began.
+    pub(super) begun: Option<Instant>,
 }
 
 impl Job {

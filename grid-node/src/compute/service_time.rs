@@ -53,15 +53,24 @@ impl ServiceTime {
         }
     }
 
-    pub(super) fn add(&self, ran: Duration, requests: usize, bytes: usize) {
+    /// A step of the instance.
+    pub(super) fn add_run(&self, ran: Duration) {
         self.per_run.add(ran, smooth);
-        self.by_size[class(bytes)].add(ran, smooth_steadily);
-        let each = ran / u32::try_from(requests).unwrap_or(u32::MAX).max(1);
+    }
+
+    /// The time of the instance that each of some requests took, which finished together.
+    pub(super) fn add_requests(&self, each: Duration) {
         self.per_request.add(each, smooth);
     }
 
-    pub(super) fn per_request(&self) -> Duration {
-        self.per_request.get()
+    /// A run that finished all its requests in its one step, by the size of their inputs.
+    pub(super) fn add_size(&self, ran: Duration, bytes: usize) {
+        self.by_size[class(bytes)].add(ran, smooth_steadily);
+    }
+
+    /// `None` before the first answer.
+    pub(super) fn per_request(&self) -> Option<Duration> {
+        self.per_request.known()
     }
 
     /// `None` before the first run.

@@ -43,6 +43,21 @@ impl RunStats {
         }
     }
 
+    /// Counts a request that a run finished.
+    pub(super) fn add_request(&mut self, rows: usize, succeeded: bool, queued: Duration, computed: Duration) {
+        self.queued += queued;
+        self.computed += computed;
+        if succeeded {
+            self.succeeded += 1;
+            // A shape without elements may claim any number of rows.
+            self.rows = self.rows.saturating_add(rows as u64);
+            self.time_of_succeeded += queued + computed;
+        } else {
+            self.failed += 1;
+            self.time_of_failed += queued + computed;
+        }
+    }
+
     /// Adds the sums of another instance.
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
@@ -55,9 +70,11 @@ impl RunStats {
         self.time_of_failed += other.time_of_failed;
         self.last_run = self.last_run.max(other.last_run);
         for (rows, (count, length)) in &other.by_rows {
-            let mine = self.by_rows.entry(*rows).or_default();
-            mine.0 += count;
-            mine.1 += *length;
+            if self.by_rows.len() < MAX_SIZES || self.by_rows.contains_key(rows) {
+                let mine = self.by_rows.entry(*rows).or_default();
+                mine.0 += count;
+                mine.1 += *length;
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use actix_web::{App, HttpServer, web};
 use grid_core::config::NodeConfig;
 
 use bodies::Bodies;
+pub(crate) use observe::Exported;
 
 use crate::actors::{Catalog, RouterHandle, RouterOptions, Routes};
 use crate::compute::Pool;
@@ -32,10 +33,10 @@ pub(crate) struct Gateway {
     pub(crate) catalog: Addr<Catalog>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) prometheus: Prometheus,
+    pub(crate) exported: Exported,
 }
 
 /// What one worker thread of the HTTP server has.
-#[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) shared: Arc<Gateway>,
     bodies: Arc<Bodies>,

@@ -11,20 +11,26 @@ use parking_lot::Mutex;
 
 use crate::runtime::Artifact;
 
-/// A content of a file, as far as it can be told without reading it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct FileStamp {
-    path: PathBuf,
+/// The content of a file, as far as it can be told without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Content {
     bytes: u64,
     modified: Option<SystemTime>,
+}
+
+/// What the last load of a file was measured to take. It holds for that content only.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    content: Content,
+    bytes: u64,
 }
 
 /// The budget of a node. Clones share it.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     ledger: Arc<Mutex<MemoryLedger>>,
-    /// What loads of a file were measured to take.
-    measured: Arc<DashMap<FileStamp, u64>>,
+    /// By path, so that it does not grow with every content that a file ever had.
+    measured: Arc<DashMap<PathBuf, Measured>>,
 }
 
 impl MemoryBudget {
@@ -54,12 +60,14 @@ impl MemoryBudget {
         modified: Option<SystemTime>,
         declared: Option<u64>,
     ) -> Result<Reservation, OverBudget> {
-        let stamp = FileStamp {
-            path: artifact.path.clone(),
+        let content = Content {
             bytes: artifact.bytes,
             modified,
         };
-        let known = self.measured.get(&stamp).map(|measured| *measured);
+        let measured = self.measured.get(&artifact.path).map(|measured| *measured);
+        let known = measured
+            .filter(|measured| measured.content == content)
+            .map(|measured| measured.bytes);
         let bytes = known.or(declared).unwrap_or_else(|| estimate(artifact.bytes));
         let id = self.ledger.lock().reserve(bytes)?;
         self.publish();
@@ -67,7 +75,8 @@ impl MemoryBudget {
             id,
             bytes,
             known,
-            stamp,
+            path: artifact.path.clone(),
+            content,
             budget: self.clone(),
         })
     }
@@ -83,7 +92,8 @@ pub struct Reservation {
     id: ReservationId,
     bytes: u64,
     known: Option<u64>,
-    stamp: FileStamp,
+    path: PathBuf,
+    content: Content,
     budget: MemoryBudget,
 }
 
@@ -96,14 +106,21 @@ impl Reservation {
     /// Replaces the reservation by what the process was measured to grow by, and returns by how much that is more.
     ///
     /// A later load of the same file grows the process less, as it finds memory that an earlier one freed: so the
-    /// largest figure seen counts, and never less than the file.
+    /// largest figure seen counts, and never less than the file. A figure that is refused is not kept: it may hold what
+    /// serving took in the same moment, and would keep the file out for good.
     ///
     /// # Errors
     /// When the budget cannot hold it.
     pub fn settle(&mut self, grown: u64) -> Result<i64, OverBudget> {
-        let measured = grown.max(self.stamp.bytes).max(self.known.unwrap_or(0));
-        self.budget.measured.insert(self.stamp.clone(), measured);
+        let measured = grown.max(self.content.bytes).max(self.known.unwrap_or(0));
         self.budget.ledger.lock().settle(self.id, measured)?;
+        self.budget.measured.insert(
+            self.path.clone(),
+            Measured {
+                content: self.content,
+                bytes: measured,
+            },
+        );
         let error = i64::try_from(measured).unwrap_or(i64::MAX) - i64::try_from(self.bytes).unwrap_or(i64::MAX);
         self.bytes = measured;
         self.budget.publish();
@@ -144,15 +161,27 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_grew_past_the_budget_is_refused() {
+    fn a_load_that_grew_past_the_budget_is_refused_and_may_be_tried_again() {
         let budget = MemoryBudget::new(4 << 20);
         let mut reservation = budget.reserve(&artifact(1000), None, None).unwrap();
         assert!(reservation.settle(5 << 20).is_err());
         drop(reservation);
         assert_eq!(budget.usage().1, 0);
-        assert!(
-            budget.reserve(&artifact(1000), None, None).is_err(),
-            "the measured figure is known now"
-        );
+        let again = budget.reserve(&artifact(1000), None, None).unwrap();
+        assert_eq!(again.bytes(), estimate(1000), "the refused figure is not kept");
+    }
+
+    #[test]
+    fn a_measure_holds_for_its_content_only_and_one_is_kept_for_each_file() {
+        let budget = MemoryBudget::new(10 << 20);
+        let mut first = budget.reserve(&artifact(1000), None, None).unwrap();
+        first.settle(3 << 20).unwrap();
+        let changed = Some(SystemTime::UNIX_EPOCH);
+        let mut second = budget.reserve(&artifact(1000), changed, None).unwrap();
+        assert_eq!(second.bytes(), estimate(1000));
+        second.settle(2 << 20).unwrap();
+        assert_eq!(budget.measured.len(), 1);
+        let third = budget.reserve(&artifact(1000), changed, None).unwrap();
+        assert_eq!(third.bytes(), 2 << 20);
     }
 }

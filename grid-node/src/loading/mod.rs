@@ -31,7 +31,7 @@ pub struct Plan {
     pub id: ModelId,
     /// The file.
     pub artifact: Artifact,
-    /// Modification time and the like: another stamp is another content.
+    /// When the last of the version's files was modified: another stamp is another content.
     pub stamp: Option<std::time::SystemTime>,
     /// The model's manifest.
     pub manifest: Arc<Manifest>,
@@ -41,7 +41,7 @@ pub struct Plan {
     pub manifest_file: String,
 }
 
-/// A model version in memory. Dropping it returns the memory to the budget.
+/// A model version in memory. Dropping it returns the memory to the budget; [`Loaded::discard`] to the system as well.
 pub struct Loaded {
     /// Makes further instances, for restarts.
     pub model: Arc<dyn Model>,
@@ -53,6 +53,14 @@ pub struct Loaded {
     pub instances: Vec<Box<dyn Instance>>,
     /// Its part of the budget.
     pub reservation: Reservation,
+}
+
+impl Loaded {
+    /// Frees it unused. For the loader thread.
+    pub fn discard(self) {
+        drop(self);
+        return_free_memory();
+    }
 }
 
 impl Plan {
@@ -68,6 +76,15 @@ impl Plan {
     /// # Errors
     /// Says which file and what is wrong; all memory has been returned then.
     pub fn load(&self, runtimes: &Runtimes, budget: &MemoryBudget) -> Result<Loaded, String> {
+        let loaded = self.load_measured(runtimes, budget);
+        if loaded.is_err() {
+            // What the allocator keeps of it would make the next load seem smaller than it is.
+            return_free_memory();
+        }
+        loaded
+    }
+
+    fn load_measured(&self, runtimes: &Runtimes, budget: &MemoryBudget) -> Result<Loaded, String> {
         let before = resident_bytes();
         let mut reservation = budget
             .reserve(&self.artifact, self.stamp, self.manifest.limits.memory)

@@ -165,6 +165,12 @@ pub trait Instance: Send {
         usize::MAX
     }
 
+    /// Whether every step finishes every request. Only such an instance may be run on the thread of a caller, who cannot
+    /// wait for a second step.
+    fn finishes_in_one_step(&self) -> bool {
+        false
+    }
+
     /// Advances every request in `work` by one step and sets its progress.
     ///
     /// A request that is not in the list any more was finished or cancelled; what an instance keeps for requests that are

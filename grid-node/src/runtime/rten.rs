@@ -1,11 +1,11 @@
 //! rten: the runtime that is compiled in and needs nothing installed.
 //!
-//! It computes in f32, i32, i8 and u8. What a file declares in other types is carried over in [`convert`] where that loses
+//! It computes in f32, i32, i8 and u8. What a file declares in other types is carried over in `convert` where that loses
 //! nothing that the model could have used, or where the loss is told (an INT64 that does not fit is refused by name; FP64
 //! and FP16 are computed in single precision). The signature keeps the declared types.
 //!
 //! Instances share one [`rten::Model`] and hold nothing else, so a model's weights are held once. Where a run computes is
-//! told in [`pool`].
+//! told in `pool`.
 
 mod convert;
 mod pool;

@@ -14,6 +14,10 @@ use super::{Inputs, Instance, ModelError, Outputs, Progress, TensorModel, Work};
 pub struct Stacked<M>(pub M);
 
 impl<M: TensorModel> Instance for Stacked<M> {
+    fn finishes_in_one_step(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, work: &mut [Work]) {
         match work {
             [] => {}

@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use grid_core::model::manifest::Manifest;
 use grid_core::model::{ModelName, Version};
@@ -50,19 +51,14 @@ pub struct FoundModel {
     pub manifest: Manifest,
     /// Its versions, at least one.
     pub versions: BTreeMap<Version, Artifact>,
+    /// For each version, when the last of the files that its size counts was modified, where the disk tells.
+    pub modified: BTreeMap<Version, Option<SystemTime>>,
 }
 
 impl FoundModel {
     /// The manifest's file, for messages; it need not exist.
     pub fn manifest_file(&self) -> PathBuf {
         self.folder.join(MANIFEST)
-    }
-
-    /// The version that a request gets which names none: the manifest's choice, or the newest.
-    pub fn default_version(&self) -> Option<Version> {
-        self.manifest
-            .default_version
-            .or_else(|| self.versions.keys().next_back().copied())
     }
 }
 
@@ -117,7 +113,7 @@ fn model_name(folder: &Path) -> Result<ModelName, StoreProblem> {
 fn model(name: ModelName, folder: PathBuf, problems: &mut Vec<StoreProblem>) -> Option<FoundModel> {
     let manifest = read_manifest(&folder.join(MANIFEST), problems);
     let before = problems.len();
-    let versions = version::find(&folder, problems);
+    let (versions, modified) = version::find(&folder, problems);
     if versions.is_empty() {
         // Where a version was found and is wrong, that is the reason, and it is told.
         if problems.len() == before {
@@ -140,6 +136,7 @@ fn model(name: ModelName, folder: PathBuf, problems: &mut Vec<StoreProblem>) -> 
             folder,
             manifest,
             versions,
+            modified,
         }),
     }
 }

@@ -101,6 +101,11 @@ impl StoreProblem {
             Self::Unreadable { path, .. } => lies_in(path),
         }
     }
+
+    /// Whether the model of that name, or a version of it, may be there although the scan did not find it.
+    pub fn may_hide(&self, model: &str) -> bool {
+        matches!(self, Self::Repository { .. }) || self.concerns(model)
+    }
 }
 
 impl fmt::Display for StoreProblem {

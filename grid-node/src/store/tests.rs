@@ -68,9 +68,8 @@ fn models_versions_and_manifests_are_found_and_other_things_are_not() {
     assert_eq!(a.versions.keys().collect::<Vec<_>>(), [&1, &2, &10]);
     assert_eq!(a.versions[&10].path, repository.path("a/10/other.onnx"));
     assert_eq!(a.manifest, Manifest::default());
-    assert_eq!(a.default_version(), Some(10), "the newest as a number, not as text");
     assert_eq!(b.versions[&7].path, repository.path("b/7/model.onnx"));
-    assert_eq!((b.manifest.instances, b.default_version()), (Some(3), Some(7)));
+    assert_eq!((b.manifest.instances, b.manifest.default_version), (Some(3), Some(7)));
     assert_eq!(b.folder, repository.path("b"));
 }
 
@@ -84,6 +83,31 @@ fn the_size_of_a_version_counts_its_external_data() {
         ("a/1/notes.txt", "not these"),
     ]);
     assert_eq!(repository.scan().models["a"].versions[&1].bytes, 10);
+}
+
+#[test]
+fn a_version_is_as_new_as_the_newest_of_its_files() {
+    let repository = Repository::new(&[("a/1/model.onnx", "1"), ("a/1/weights.bin", "2")]);
+    let modified = || repository.scan().models["a"].modified[&1].unwrap();
+    let later = modified() + std::time::Duration::from_secs(60);
+    let weights = fs::File::options()
+        .append(true)
+        .open(repository.path("a/1/weights.bin"));
+    weights.unwrap().set_modified(later).unwrap();
+    assert_eq!(modified(), later);
+}
+
+#[test]
+fn what_a_problem_may_hide_is_not_known_to_be_gone() {
+    let repository = Repository::new(&[("a/model.toml", "nonsense"), ("b/1/model.onnx", "x")]);
+    let problems = repository.scan().problems;
+    let hidden = |problems: &[StoreProblem], name| problems.iter().any(|problem| problem.may_hide(name));
+    assert!(hidden(&problems, "a") && !hidden(&problems, "c"), "{problems:?}");
+    let missing = scan(&[repository.path("no"), repository.0.path().to_owned()]).problems;
+    assert!(
+        hidden(&missing, "c"),
+        "it may lie in the repository that cannot be read"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use grid_core::model::Version;
 
@@ -9,9 +10,13 @@ use super::problem::StoreProblem;
 use super::{MODEL_FILE, entries, has_extension, subfolders};
 use crate::runtime::{Artifact, Format};
 
-/// The versions that can be served. Folders whose names are no numbers are none of ours.
-pub(super) fn find(folder: &Path, problems: &mut Vec<StoreProblem>) -> BTreeMap<Version, Artifact> {
-    let mut versions = BTreeMap::new();
+/// The versions that can be served, and when each was last modified. Folders whose names are no numbers are none of
+/// ours.
+pub(super) fn find(
+    folder: &Path,
+    problems: &mut Vec<StoreProblem>,
+) -> (BTreeMap<Version, Artifact>, BTreeMap<Version, Option<SystemTime>>) {
+    let (mut versions, mut modified) = (BTreeMap::new(), BTreeMap::new());
     let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let folders = subfolders(folder, is_number, problems).unwrap_or_else(|error| {
         problems.push(StoreProblem::unreadable(folder, &error));
@@ -26,13 +31,14 @@ pub(super) fn find(folder: &Path, problems: &mut Vec<StoreProblem>) -> BTreeMap<
             continue;
         };
         match artifact(&folder) {
-            Ok(artifact) => {
+            Ok((artifact, at)) => {
                 versions.insert(version, artifact);
+                modified.insert(version, at);
             }
             Err(problem) => problems.push(problem),
         }
     }
-    versions
+    (versions, modified)
 }
 
 /// The `*.onnx` files in a folder.
@@ -43,7 +49,7 @@ pub(super) fn model_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn artifact(folder: &Path) -> Result<Artifact, StoreProblem> {
+fn artifact(folder: &Path) -> Result<(Artifact, Option<SystemTime>), StoreProblem> {
     let unreadable = |error: &std::io::Error| StoreProblem::unreadable(folder, error);
     let mut files = model_files(folder).map_err(|error| unreadable(&error))?;
     if files.len() > 1
@@ -59,23 +65,25 @@ fn artifact(folder: &Path) -> Result<Artifact, StoreProblem> {
             return Err(StoreProblem::ModelFile { folder, found: files });
         }
     };
-    let mut bytes = path
+    let metadata = path
         .metadata()
-        .map_err(|error| StoreProblem::unreadable(&path, &error))?
-        .len();
+        .map_err(|error| StoreProblem::unreadable(&path, &error))?;
+    let (mut bytes, mut modified) = (metadata.len(), metadata.modified().ok());
     for beside in entries(folder).map_err(|error| unreadable(&error))? {
         if holds_external_data(&beside) {
             let metadata = beside
                 .metadata()
                 .map_err(|error| StoreProblem::unreadable(&beside, &error))?;
             bytes = bytes.saturating_add(metadata.len());
+            modified = modified.max(metadata.modified().ok());
         }
     }
-    Ok(Artifact {
+    let artifact = Artifact {
         path,
         format: Format::Onnx,
         bytes,
-    })
+    };
+    Ok((artifact, modified))
 }
 
 /// Whether this is a file of tensors that a model file beside it refers to, by the names that exporters give them:

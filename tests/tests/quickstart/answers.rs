@@ -115,7 +115,7 @@ fn every_model_of_the_quickstart_answers_as_expected_in_rten() {
         .expect("a node");
     for model in NEURAL {
         must_answer_as_expected(&node, model);
-        assert_eq!(runtime_of(&node, model), "onnx_rten", "{model}");
+        assert_eq!(runtime_of(&node, model), "rten_onnx", "{model}");
     }
     eventually("it says why they run in rten", || {
         node.output_on(Stream::Out).contains("`runtime.prefer`")
@@ -130,7 +130,7 @@ fn every_model_of_the_quickstart_answers_as_expected_in_onnxruntime() {
     let node = quickstart().env_remove("ORT_DYLIB_PATH").start().expect("a node");
     for model in NEURAL.into_iter().chain([FOREST]) {
         must_answer_as_expected(&node, model);
-        assert_eq!(runtime_of(&node, model), "onnx_onnxruntime", "{model}");
+        assert_eq!(runtime_of(&node, model), "onnxruntime_onnx", "{model}");
     }
 }
 

@@ -38,8 +38,23 @@ fn a_port_that_is_taken_is_told_with_its_key_and_a_way_out() {
     must_end(
         &finished,
         1,
-        &["grid.toml", "http.listen", &address, "choose another port"],
+        &[
+            "environment variable GRID__HTTP__LISTEN: http.listen",
+            &address,
+            "choose another port",
+        ],
     );
+    let text = format!("\nhttp.listen = '{address}'");
+    let command = without_onnxruntime(&models(), &text).env_remove("GRID__HTTP__LISTEN");
+    let finished = command.finish("run").expect("it ends");
+    must_end(&finished, 1, &["grid.toml:3: http.listen", &address]);
+}
+
+#[test]
+fn a_log_level_that_is_none_is_told_with_its_line() {
+    let command = without_onnxruntime(&models(), "log.level = 'grid_node=lots'").env_remove("GRID__LOG__LEVEL");
+    let finished = command.finish("run").expect("it ends");
+    must_end(&finished, INVALID, &["grid.toml:2: log.level", "grid_node=lots"]);
 }
 
 #[test]
@@ -88,8 +103,7 @@ fn a_repository_that_is_not_there_is_told_by_its_key_and_path() {
     must_be_invalid(
         || without_onnxruntime(&missing, ""),
         &[
-            "grid.toml",
-            "models.repository",
+            "grid.toml:1: models.repository",
             &missing.display().to_string(),
             "expected a folder",
         ],
@@ -104,10 +118,10 @@ fn check_prints_what_would_be_served_with_its_signature() {
         .expect("it ends");
     must_end(&finished, 0, &[]);
     for line in [
-        "credit_risk version 1 (rten)",
+        "credit_risk version 1 (rten, since onnxruntime is absent)",
         "  in:  features FP32 [-1, 54]",
         "  out: probability FP32 [-1, 2], label INT64 [-1]",
-        "digits version 1 (rten)",
+        "digits version 1 (rten, since onnxruntime is absent)",
         "  in:  image FP32 [-1, 1, 8, 8]",
     ] {
         assert!(
@@ -142,9 +156,35 @@ fn check_names_each_broken_model_and_why_beside_what_would_be_served() {
         ],
     );
     assert!(
-        finished.out.contains("credit_risk version 1 (rten)"),
+        finished
+            .out
+            .contains("credit_risk version 1 (rten, since onnxruntime is absent)"),
         "{}",
         finished.out
     );
     assert!(!finished.out.contains(": ok"), "{}", finished.out);
+}
+
+#[test]
+fn check_loads_what_a_start_would_and_as_much_as_fits() {
+    let repository = copy_of(&["credit_risk", "digits", "breast_cancer"]);
+    let manifest = "runtime = 'rten'\n[limits]\nmemory = '900MiB'";
+    fs::write(repository.path().join("digits/model.toml"), manifest).expect("a file can be written");
+    let more = "models.load = ['credit_risk', 'digits']\nmemory.budget = '1GiB'";
+    let finished = without_onnxruntime(repository.path(), more)
+        .finish("check")
+        .expect("it ends");
+    must_end(&finished, 0, &[]);
+    for line in [
+        "breast_cancer version 1 is not loaded at start: `models.load`",
+        "digits version 1 (rten, as its manifest says)",
+    ] {
+        assert!(finished.out.contains(line), "no {line:?} in:\n{}", finished.out);
+    }
+    let more = more.replace("1GiB", "800MiB");
+    let finished = without_onnxruntime(repository.path(), &more)
+        .finish("check")
+        .expect("it ends");
+    must_end(&finished, INVALID, &["digits version 1: needs 943718400 bytes"]);
+    assert!(finished.out.contains("credit_risk version 1 (rten"), "{}", finished.out);
 }

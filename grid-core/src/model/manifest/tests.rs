@@ -80,8 +80,7 @@ fn every_key_is_read() {
         [[output]]
         name = "y"
     "#;
-    let mut found = manifest(text);
-    found.places = Places::default();
+    let found = manifest(text);
     let dims = [("input ids".to_owned(), vec![1, 512]), ("mask".to_owned(), vec![])];
     let expected = Manifest {
         description: Some("d".to_owned()),

@@ -3,28 +3,30 @@
 //! actix's own supervisor does not restart an actor whose handler panicked, and restarts one that stopped in a tight
 //! loop. This one is told of every end by a guard in the child, asks the restart policy of `grid-core`, makes a new
 //! instance on the loader thread and publishes the new incarnation; past the limit it leaves the instance in
-//! quarantine. It alone writes the route table.
+//! quarantine for a while. It alone writes the route table.
 
+mod drain;
 mod replica;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture, WrapFuture,
 };
 use grid_core::config::NodeConfig;
-use grid_core::model::ModelId;
+use grid_core::model::{ModelId, ModelName, Version};
 use grid_core::supervision::{RestartPolicy, Verdict};
 use tracing::{error, info, warn};
 
 use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes};
-use super::shard::{Exited, Retire, ShardActor};
+use super::shard::{Exited, ShardActor};
+use drain::{Drains, Unloader};
 use replica::{Child, InMemory, Replica};
 
 use crate::compute::{LaneOptions, Pool};
-use crate::loading::{Loaded, Loader, MemoryBudget, Plan, return_free_memory};
+use crate::loading::{Loaded, Loader, MemoryBudget, Plan};
 use crate::runtime::{Instance, Runtimes};
 
 /// What a supervisor is made with.
@@ -61,6 +63,9 @@ pub struct ShardSupervisor {
     /// What was last ordered for each version; a load that ends finds out whether its content is still wanted.
     orders: HashMap<ModelId, Order>,
     last_number: u64,
+    /// The default version by the newest manifest of each model; those in memory may have older manifests.
+    defaults: HashMap<ModelName, Option<Version>>,
+    drains: Drains,
 }
 
 #[derive(Clone)]
@@ -85,6 +90,8 @@ impl ShardSupervisor {
             replicas: BTreeMap::new(),
             orders: HashMap::new(),
             last_number: 0,
+            defaults: HashMap::new(),
+            drains: Drains::default(),
         }
     }
 
@@ -98,8 +105,10 @@ impl ShardSupervisor {
     fn publish(&self) {
         let mut table: HashMap<_, ModelRoute> = HashMap::new();
         for (id, replica) in &self.replicas {
-            let model = table.entry(id.name.clone()).or_default();
-            model.default_version = replica.plan.manifest.default_version;
+            let model = table.entry(id.name.clone()).or_insert_with(|| ModelRoute {
+                default_version: self.default_version(&id.name),
+                versions: BTreeMap::new(),
+            });
             let route = replica.route();
             route.metrics.ready.set(route.lanes.len() as f64);
             model.versions.insert(id.version, Arc::new(route));
@@ -107,9 +116,51 @@ impl ShardSupervisor {
         self.options.routes.publish(table);
     }
 
+    /// What the newest manifest says, once that version is in memory. Until then what answered before goes on.
+    fn default_version(&self, name: &ModelName) -> Option<Version> {
+        let newest = self.defaults.get(name).copied().flatten();
+        let id = |version| ModelId {
+            name: name.clone(),
+            version,
+        };
+        let of_model = self.replicas.range(id(Version::MIN)..=id(Version::MAX));
+        let mut in_memory = of_model
+            .filter(|(_, replica)| replica.loaded.is_some())
+            .map(|(id, _)| id.version);
+        if newest.is_none_or(|version| in_memory.clone().any(|other| other == version)) {
+            return newest;
+        }
+        let before = self.options.routes.read().get(name).map(|model| model.default_version);
+        match before {
+            Some(None) if in_memory.next().is_some() => None,
+            Some(Some(version)) if in_memory.any(|other| other == version) => Some(version),
+            _ => newest,
+        }
+    }
+
+    /// Whether it serves that content with all its instances. A quarantined one is missing: who asks for the version
+    /// again wants it back.
     fn serves(&self, plan: &Plan) -> bool {
         let replica = self.replicas.get(&plan.id);
-        replica.is_some_and(|replica| replica.state() == ReplicaState::Ready && *replica.plan == *plan)
+        replica.is_some_and(|replica| {
+            replica.state() == ReplicaState::Ready && !replica.has_quarantined() && *replica.plan == *plan
+        })
+    }
+
+    /// Notes the newest plan of a version: by it goes what is not in memory, and by its manifest the default version.
+    fn note(&mut self, plan: &Arc<Plan>, standing_if_new: ReplicaState) -> &mut Replica {
+        let name = plan.id.name.clone();
+        self.defaults.insert(name, plan.manifest.default_version);
+        let config = &self.options.config;
+        let replica = self
+            .replicas
+            .entry(plan.id.clone())
+            .or_insert_with(|| Replica::new(Arc::clone(plan), config, standing_if_new));
+        if replica.loaded.is_none() {
+            replica.plan = Arc::clone(plan);
+            replica.settings = Arc::new(ModelSettings::new(config, &plan.manifest));
+        }
+        replica
     }
 
     /// Takes a loaded version into service in the place of what served before, which is drained.
@@ -125,6 +176,7 @@ impl ShardSupervisor {
         replica.plan = Arc::clone(plan);
         replica.settings = Arc::new(ModelSettings::new(config, &plan.manifest));
         replica.generation = generation;
+        let lasting = Arc::clone(&replica.lasting);
         let mut children = Vec::new();
         for (index, instance) in loaded.instances.into_iter().enumerate() {
             let mut child = Child::default();
@@ -133,7 +185,8 @@ impl ShardSupervisor {
                 generation,
                 index,
             };
-            start(&mut child, id, replica.lane_options(instance.as_ref()), instance, ctx);
+            let options = replica.lane_options(instance.as_ref());
+            start(&mut child, id, options, instance, &lasting, ctx);
             children.push(child);
         }
         replica.loaded = Some(InMemory {
@@ -143,60 +196,42 @@ impl ShardSupervisor {
             instances: children,
             reservation: loaded.reservation,
         });
-        let lasting = Arc::clone(&replica.lasting);
         self.publish();
         if let Some(before) = before {
-            let drained = self.drain(before, lasting);
-            ctx.spawn(drained.into_actor(self));
+            self.drain(&plan.id, before, lasting, ctx);
         }
     }
 
-    /// Lets what was accepted finish, then frees the memory. The version must be out of the route table, or replaced in
-    /// it, before.
-    fn drain(&self, memory: InMemory, lasting: Arc<Lasting>) -> impl Future<Output = ()> + use<> {
+    /// Begins a drain; everybody who waits for the version's memory finds it in `drains`.
+    fn drain(&mut self, id: &ModelId, memory: InMemory, lasting: Arc<Lasting>, ctx: &mut Context<Self>) {
         let timeout = self.options.config.http.drain_timeout;
-        let loader = self.options.loader.clone();
-        let pool = self.options.pool.clone();
-        async move {
-            let lanes = memory.lanes();
-            let give_up = Instant::now() + timeout;
-            while lanes.iter().any(|lane| lane.in_flight() > 0) && Instant::now() < give_up {
-                tokio::time::sleep(DRAIN_POLL).await;
-            }
-            for (addr, _) in memory.instances.iter().filter_map(|child| child.live.as_ref()) {
-                addr.do_send(Retire);
-            }
-            // A loader that is gone is that of a node that has stopped: its memory goes with the process.
-            let _ = loader
-                .run(move || {
-                    for lane in &lanes {
-                        lane.unload();
-                        pool.forget(lane);
-                        lasting.gone.lock().merge(&lane.stats());
-                    }
-                    drop(lanes);
-                    drop(memory.model);
-                    drop(memory.reservation);
-                    return_free_memory();
-                })
-                .await;
+        let drained = self.unloader().drain(memory, lasting, timeout);
+        let drain = self.drains.begin(id.clone(), drained);
+        ctx.spawn(drain.into_actor(self));
+    }
+
+    fn unloader(&self) -> Unloader {
+        Unloader {
+            pool: self.options.pool.clone(),
+            loader: self.options.loader.clone(),
         }
     }
 }
-
-/// How often a drain looks whether it is done.
-const DRAIN_POLL: Duration = Duration::from_millis(2);
 
 fn start(
     child: &mut Child,
     id: InstanceId,
     options: LaneOptions,
     instance: Box<dyn Instance>,
+    lasting: &Lasting,
     ctx: &mut Context<ShardSupervisor>,
 ) {
     child.incarnation += 1;
+    child.quarantined = false;
     let supervisor = ctx.address().recipient();
-    child.live = Some(ShardActor::spawn(id, child.incarnation, options, instance, supervisor));
+    let (addr, lane) = ShardActor::spawn(id, child.incarnation, options, instance, supervisor);
+    lasting.begin(&lane);
+    child.live = Some((addr, lane));
 }
 
 impl Actor for ShardSupervisor {
@@ -218,10 +253,7 @@ impl Handler<Announce> for ShardSupervisor {
 
     fn handle(&mut self, Announce(plans): Announce, _: &mut Self::Context) {
         for plan in plans {
-            let config = &self.options.config;
-            self.replicas
-                .entry(plan.id.clone())
-                .or_insert_with(|| Replica::new(plan, config, ReplicaState::Unloaded));
+            self.note(&plan, ReplicaState::Unloaded);
         }
         self.publish();
     }
@@ -238,15 +270,12 @@ impl Handler<Deploy> for ShardSupervisor {
 
     fn handle(&mut self, Deploy(plan): Deploy, _: &mut Self::Context) -> Self::Result {
         self.order(&plan.id, Some(Arc::clone(&plan)));
+        let replica = self.note(&plan, ReplicaState::Loading);
+        replica.standing = ReplicaState::Loading;
         if self.serves(&plan) {
+            self.publish();
             return Box::pin(actix::fut::ready(Ok(())));
         }
-        let config = &self.options.config;
-        let replica = self
-            .replicas
-            .entry(plan.id.clone())
-            .or_insert_with(|| Replica::new(Arc::clone(&plan), config, ReplicaState::Loading));
-        replica.standing = ReplicaState::Loading;
         self.publish();
         let loader = self.options.loader.clone();
         let (runtimes, budget) = (Arc::clone(&self.options.runtimes), self.options.budget.clone());
@@ -260,13 +289,13 @@ impl Handler<Deploy> for ShardSupervisor {
         Box::pin(loading.into_actor(self).map(move |loaded, this, ctx| {
             let wanted = this.orders.get(&plan.id).and_then(|last| last.wanted.as_ref());
             if wanted.is_none_or(|wanted| *wanted != plan) {
-                this.options.loader.spawn(move || drop(loaded));
+                this.options.loader.spawn(move || drop(loaded.map(Loaded::discard)));
                 return Err(format!("{}: a later order replaced this load", plan.id));
             }
             match loaded {
                 // Two callers asked for the same content, and the other's load was quicker.
                 Ok(loaded) if this.serves(&plan) => {
-                    this.options.loader.spawn(move || drop(loaded));
+                    this.options.loader.spawn(move || loaded.discard());
                     Ok(())
                 }
                 Ok(loaded) => {
@@ -286,7 +315,7 @@ impl Handler<Deploy> for ShardSupervisor {
     }
 }
 
-/// Drains a version and frees its memory. Answers when that is done.
+/// Drains a version and frees its memory. Answers when that is done, whoever asked for it first.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Undeploy {
@@ -299,22 +328,26 @@ pub struct Undeploy {
 impl Handler<Undeploy> for ShardSupervisor {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, Undeploy { id, forget }: Undeploy, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Undeploy { id, forget }: Undeploy, ctx: &mut Self::Context) -> Self::Result {
         let order = self.order(&id, None);
         let Some(replica) = self.replicas.get_mut(&id) else {
             return Box::pin(actix::fut::ready(()));
         };
-        let memory = replica.loaded.take();
         let lasting = Arc::clone(&replica.lasting);
-        replica.standing = match memory {
-            Some(_) => ReplicaState::Draining,
-            None => ReplicaState::Unloaded,
-        };
+        if let Some(memory) = replica.loaded.take() {
+            self.drain(&id, memory, lasting, ctx);
+        }
+        let ended = self.drains.ended(&id);
+        if let Some(replica) = self.replicas.get_mut(&id) {
+            replica.standing = match ended {
+                Some(_) => ReplicaState::Draining,
+                None => ReplicaState::Unloaded,
+            };
+        }
         self.publish();
-        let drained = memory.map(|memory| self.drain(memory, lasting));
         let drained = async move {
-            if let Some(drained) = drained {
-                drained.await;
+            if let Some(ended) = ended {
+                ended.await;
             }
         };
         Box::pin(drained.into_actor(self).map(move |(), this, _| {
@@ -325,6 +358,9 @@ impl Handler<Undeploy> for ShardSupervisor {
             if forget {
                 this.replicas.remove(&id);
                 this.orders.remove(&id);
+                if !this.replicas.keys().any(|other| other.name == id.name) {
+                    this.defaults.remove(&id.name);
+                }
             } else if let Some(replica) = this.replicas.get_mut(&id) {
                 replica.standing = ReplicaState::Unloaded;
             }
@@ -337,6 +373,7 @@ impl Handler<Exited> for ShardSupervisor {
     type Result = ();
 
     fn handle(&mut self, exited: Exited, ctx: &mut Self::Context) {
+        let unloader = self.unloader();
         let Some(replica) = self.replicas.get_mut(&exited.instance.model) else {
             return;
         };
@@ -351,16 +388,12 @@ impl Handler<Exited> for ShardSupervisor {
             return;
         };
         if let Some((_, lane)) = child.live.take() {
-            replica.lasting.gone.lock().merge(&lane.stats());
-            let pool = self.options.pool.clone();
-            self.options.loader.spawn(move || {
-                lane.unload();
-                pool.forget(&lane);
-            });
+            actix::spawn(unloader.unload(vec![lane], Arc::clone(&replica.lasting)));
         }
         let verdict = child.history.on_exit(&self.policy, Instant::now(), rand::random());
         let (model, version) = (exited.instance.model.name.clone(), exited.instance.model.version);
         let (instance, reason) = (exited.instance.index, exited.reason);
+        child.quarantined = verdict == Verdict::Quarantine;
         match verdict {
             Verdict::RestartAfter(wait) => {
                 warn!(%model, version, instance, reason, ?wait, "a shard actor ended; it is restarted");
@@ -368,8 +401,9 @@ impl Handler<Exited> for ShardSupervisor {
                 ctx.run_later(wait, move |this, ctx| this.restart(exited.instance, ctx));
             }
             Verdict::Quarantine => {
-                error!(%model, version, instance, reason, "a shard actor ended too often; it is quarantined");
-                child.quarantined = true;
+                let window = self.policy.window;
+                error!(%model, version, instance, reason, ?window, "a shard actor ended too often; it is quarantined");
+                ctx.run_later(window, move |this, ctx| this.restart(exited.instance, ctx));
             }
         }
         self.publish();
@@ -389,6 +423,7 @@ impl ShardSupervisor {
             match instance {
                 Ok(instance) => {
                     let options = replica.lane_options(instance.as_ref());
+                    let lasting = Arc::clone(&replica.lasting);
                     let Some(child) = replica
                         .loaded
                         .as_mut()
@@ -396,7 +431,7 @@ impl ShardSupervisor {
                     else {
                         return;
                     };
-                    start(child, id, options, instance, ctx);
+                    start(child, id, options, instance, &lasting, ctx);
                     this.publish();
                 }
                 Err(reason) => {

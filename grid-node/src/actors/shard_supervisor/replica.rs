@@ -68,6 +68,11 @@ impl Replica {
         }
     }
 
+    pub(super) fn has_quarantined(&self) -> bool {
+        let mut children = self.loaded.iter().flat_map(|loaded| &loaded.instances);
+        children.any(|child| child.quarantined)
+    }
+
     /// What the lane to an instance of this version is made with.
     pub(super) fn lane_options(&self, instance: &dyn Instance) -> LaneOptions {
         LaneOptions {

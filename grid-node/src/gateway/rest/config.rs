@@ -5,7 +5,7 @@ use grid_core::model::TensorSpec;
 use grid_core::tensor::DataType;
 use serde::Serialize;
 
-use super::{named, refuse};
+use super::{named, platform, refuse};
 use crate::gateway::Worker;
 
 #[derive(Serialize)]
@@ -95,7 +95,7 @@ pub(super) async fn config(request: HttpRequest, worker: web::Data<Worker>) -> H
     let batching = policy.max_rows > 0;
     HttpResponse::Ok().json(Config {
         name,
-        platform: format!("onnx_{}", route.runtime),
+        platform: platform(&route),
         backend: route.runtime,
         version_policy: VersionPolicy { all: Empty {} },
         max_batch_size: policy.max_rows,

@@ -1,5 +1,6 @@
 //! Inference over REST: body to tensors, tensors to the router, outcome to body.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,6 @@ use crate::compute::{Answer, Request, Timing};
 use crate::gateway::Worker;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
 use crate::node::Stage;
-use crate::runtime::Inputs;
 
 const HEADER_LENGTH_NAME: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -47,6 +47,7 @@ pub(super) async fn infer(request: HttpRequest, payload: web::Payload, worker: w
                 route: &route,
                 span: &span,
                 arrived,
+                recorded: Cell::new(false),
             };
             let result = exchange.run(&request, payload).await;
             exchange.record(&result, &context);
@@ -84,6 +85,19 @@ struct Exchange<'a> {
     route: &'a Arc<VersionRoute>,
     span: &'a Span,
     arrived: Instant,
+    recorded: Cell<bool>,
+}
+
+/// The handler of a client that goes away is dropped where it waits, and its request has an outcome too.
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        if !self.recorded.get() {
+            let metrics = &self.route.metrics;
+            metrics.request.record(self.arrived.elapsed());
+            metrics.failed(&InferError::Cancelled);
+            debug!(parent: self.span, "the client has gone");
+        }
+    }
 }
 
 impl Exchange<'_> {
@@ -103,7 +117,7 @@ impl Exchange<'_> {
         let decoded = codec::decode(&body)?;
         let wanted = wanted_outputs(self.route, &decoded)?;
         let request = self.request(&decoded)?;
-        let outcome = self.worker.router.dispatch(Arc::clone(self.route), request).await;
+        let outcome = self.worker.router.dispatch(self.route, request).await;
         let Answer { outputs, timing } = outcome?;
         let encoded = self.encode(&decoded, &wanted, &outputs)?;
         Ok((respond(encoded), timing))
@@ -117,7 +131,7 @@ impl Exchange<'_> {
             ));
         }
         let inputs = decoded.inputs.iter().map(|(name, tensor)| (name, tensor.clone()));
-        let inputs: Inputs = route
+        let inputs: SmallVec<[Tensor; 2]> = route
             .signature
             .arrange(inputs, |index| route.initial.get(index).cloned().flatten())?;
         let (key, rows) = stacking(route, &inputs)?;
@@ -183,6 +197,7 @@ impl Exchange<'_> {
     }
 
     fn record(&self, result: &Result<(HttpResponse, Timing), InferError>, context: &Context) {
+        self.recorded.set(true);
         let metrics = &self.route.metrics;
         let took = self.arrived.elapsed();
         metrics.request.record(took);

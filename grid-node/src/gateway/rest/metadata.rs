@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use grid_core::model::TensorSpec;
 use serde::Serialize;
 
-use super::{named, refuse};
+use super::{named, platform, refuse};
 use crate::gateway::Worker;
 
 /// Extensions of the protocol that work here.
@@ -74,7 +74,7 @@ pub(super) async fn model(request: HttpRequest, worker: web::Data<Worker>) -> Ht
     HttpResponse::Ok().json(Model {
         name,
         versions: versions.unwrap_or_default(),
-        platform: format!("onnx_{}", route.runtime),
+        platform: platform(&route),
         inputs: tensors(&route.signature.inputs),
         outputs: tensors(&route.signature.outputs),
     })

@@ -1,4 +1,4 @@
-//! The Open Inference Protocol v2 over REST, with the extensions that [`metadata`] advertises.
+//! The Open Inference Protocol v2 over REST, with the extensions that `GET /v2` advertises.
 
 pub mod codec;
 mod config;
@@ -14,6 +14,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, web};
 use grid_core::InferError;
+
+use crate::actors::VersionRoute;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -45,6 +47,11 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 fn named(request: &HttpRequest) -> (&str, Option<&str>) {
     let path = request.match_info();
     (path.get("name").unwrap_or_default(), path.get("version"))
+}
+
+/// What a model is and what runs it, as Triton writes it: `onnxruntime_onnx`.
+fn platform(route: &VersionRoute) -> String {
+    format!("{}_onnx", route.runtime)
 }
 
 /// The answer of a request that failed, as the table of [`codec::status`] has it.

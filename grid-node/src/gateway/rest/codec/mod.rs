@@ -3,7 +3,7 @@
 //! Pure: bytes in, values out, and back. Nothing here knows of sockets, models or actors, so that the gateway, the
 //! benches and the fuzzers run the same code.
 //!
-//! A request is read in one pass by the [`cursor`] of this module rather than by serde: the numbers of `data` go
+//! A request is read in one pass by the `cursor` of this module rather than by serde: the numbers of `data` go
 //! from the text straight into the tensor's memory, and every refusal can name the tensor, the element and the text
 //! that was found. serde_json does what is not on that path (escaped strings) and all the writing.
 
