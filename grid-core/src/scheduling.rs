@@ -71,10 +71,15 @@ impl FairClock {
         share.virtual_nanos = share.virtual_nanos.saturating_add(ran).saturating_sub(charged);
     }
 
-    /// The candidate to serve next: the least advanced, the first of equals.
-    pub fn pick<K>(&mut self, candidates: impl IntoIterator<Item = (K, Share)>) -> Option<K> {
-        let (key, share) = candidates.into_iter().min_by_key(|(_, share)| share.virtual_nanos)?;
-        self.now = self.now.max(share.virtual_nanos);
+    /// The candidate to serve next: the least advanced; of equals the one with the least key, which had better be the
+    /// order in which they became ready, as the instances of one model are always equal.
+    pub fn pick<K: Ord>(&mut self, candidates: impl IntoIterator<Item = (K, Share)>) -> Option<K> {
+        let least = candidates
+            .into_iter()
+            .map(|(key, share)| (share.virtual_nanos, key))
+            .min();
+        let (virtual_nanos, key) = least?;
+        self.now = self.now.max(virtual_nanos);
         Some(key)
     }
 }

@@ -32,6 +32,14 @@ fn models_share_compute_time_by_weight_however_many_instances_they_have() {
         let heavy = runs[before..].iter().filter(|run| run[0] == 2.0).count();
         heavy as f64 / (runs.len() - before) as f64
     });
+    let idle: Vec<_> = node
+        .route("many")
+        .lanes
+        .iter()
+        .filter(|lane| lane.stats().runs == 0)
+        .cloned()
+        .collect();
+    assert!(idle.is_empty(), "every instance has its turns: {idle:?}");
     // By weight it is three quarters; by instances it would be a third, and without weights a half.
     assert!((0.65..0.85).contains(&share), "the heavy model had {share} of the runs");
 }

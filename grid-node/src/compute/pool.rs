@@ -35,6 +35,8 @@ struct State {
     /// Compute time is shared between models, however many instances each has.
     models: HashMap<ModelId, ModelShare>,
     clock: FairClock,
+    /// Times that a lane became ready, ever.
+    readied: u64,
     busy: usize,
     stopping: bool,
 }
@@ -45,6 +47,8 @@ struct Scheduled {
     status: Status,
     /// Work came while it was running: what the turn found is out of date.
     woken: bool,
+    /// Its turn among the lanes of its model: lower became ready earlier.
+    ready_at: u64,
     /// What its model was charged for the run that is under way.
     charged: Duration,
 }
@@ -100,12 +104,17 @@ impl Pool {
     pub fn wake(&self, lane: &Arc<Lane>) {
         let mut state = self.shared.state.lock();
         let State {
-            lanes, models, clock, ..
+            lanes,
+            models,
+            clock,
+            readied,
+            ..
         } = &mut *state;
         let scheduled = lanes.entry(key(lane)).or_insert_with(|| Scheduled {
             lane: Arc::clone(lane),
             status: Status::Idle,
             woken: false,
+            ready_at: 0,
             charged: Duration::ZERO,
         });
         match scheduled.status {
@@ -127,6 +136,8 @@ impl Pool {
             }
         }
         scheduled.status = Status::Ready;
+        *readied += 1;
+        scheduled.ready_at = *readied;
         drop(state);
         self.shared.work.notify_one();
     }
@@ -201,8 +212,11 @@ impl Shared {
             .iter()
             .filter(|(_, scheduled)| due(scheduled.status))
             .filter(|(_, scheduled)| may_start(*busy, self.cores, scheduled.lane.expected_run()))
-            .filter_map(|(key, scheduled)| Some((*key, models.get(scheduled.lane.model())?.share)));
-        let key = clock.pick(candidates)?;
+            .filter_map(|(key, scheduled)| {
+                let share = models.get(scheduled.lane.model())?.share;
+                Some(((scheduled.ready_at, *key), share))
+            });
+        let (_, key) = clock.pick(candidates)?;
         let scheduled = lanes.get_mut(&key)?;
         scheduled.status = Status::Running;
         scheduled.woken = false;
@@ -215,7 +229,11 @@ impl Shared {
 
     fn put_back(&self, state: &mut State, lane: &Arc<Lane>, turn: &Turn) {
         let State {
-            lanes, models, clock, ..
+            lanes,
+            models,
+            clock,
+            readied,
+            ..
         } = &mut *state;
         let Some(scheduled) = lanes.get_mut(&key(lane)) else {
             return;
@@ -229,6 +247,8 @@ impl Shared {
             None if lane.has_waiting() => Status::Ready,
             None => Status::Idle,
         };
+        *readied += 1;
+        scheduled.ready_at = *readied;
         let idle = scheduled.status == Status::Idle;
         // This thread takes the next lane itself; another is woken only if there is more than it can take.
         let ready = lanes.values().filter(|other| other.status == Status::Ready).count();
