@@ -10,9 +10,9 @@
 //! (A) and (B): start-time fair queueing (Goyal et al., SIGCOMM'96): each instance has a virtual time that advances by
 //! `run time ÷ weight`, the one that is least advanced goes next, and one that wakes up is set forward to the present.
 //!
-//! (C) needs a free thread whenever a short run comes. So there is one thread more than there are cores, which only
-//! takes runs that are expected to be short. When it does, the operating system divides the cores among one thread too
-//! many for that short time; without such work it sleeps. Holding a core back instead would waste it.
+//! (C) needs a free thread whenever a short run comes. So there is one thread more than there are cores, and no more long
+//! runs at once than there are cores. When the last thread has a short run, the operating system divides the cores among
+//! one thread too many for that short time; without such work it sleeps. Holding a core back instead would waste it.
 
 use std::time::Duration;
 
@@ -84,10 +84,16 @@ impl FairClock {
     }
 }
 
-/// Whether a run that is expected to take `expected` may start while `busy` of the threads compute, given `cores`.
-/// There are `cores + 1` threads. `None`: nobody knows yet how long it takes, so it may be long.
-pub fn may_start(busy: usize, cores: usize, expected: Option<Duration>) -> bool {
-    busy < cores || expected.is_some_and(|expected| expected < SHORT_RUN)
+/// Whether a run may be long. `None`: nobody knows yet how long it takes, so it may.
+pub fn may_be_long(expected: Option<Duration>) -> bool {
+    expected.is_none_or(|expected| expected >= SHORT_RUN)
+}
+
+/// Whether a run may start on a thread that is free, one of `cores + 1`, while `long` runs that may be long are under way.
+///
+/// Only those count: counting all that are under way, short runs that kept every thread busy kept long ones out for good.
+pub fn may_start(long: usize, cores: usize, expected: Option<Duration>) -> bool {
+    long < cores || !may_be_long(expected)
 }
 
 #[cfg(test)]

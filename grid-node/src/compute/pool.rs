@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grid_core::model::ModelId;
-use grid_core::scheduling::{FairClock, Share, may_start};
+use grid_core::scheduling::{FairClock, Share, may_be_long, may_start};
 use parking_lot::{Condvar, Mutex};
 use tracing::error;
 
@@ -37,7 +37,8 @@ struct State {
     clock: FairClock,
     /// Times that a lane became ready, ever.
     readied: u64,
-    busy: usize,
+    /// Runs under way that may be long.
+    long: usize,
     stopping: bool,
 }
 
@@ -178,29 +179,29 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state.lock();
         while !state.stopping {
-            let Some(lane) = self.take(&mut state) else {
+            let Some((lane, is_long)) = self.take(&mut state) else {
                 match next_release(&state) {
                     Some(until) => drop(self.work.wait_until(&mut state, until)),
                     None => self.work.wait(&mut state),
                 }
                 continue;
             };
-            state.busy += 1;
             drop(state);
             let turn = take_turn(&lane);
             state = self.state.lock();
-            state.busy -= 1;
+            state.long -= usize::from(is_long);
             self.put_back(&mut state, &lane, &turn);
         }
     }
 
-    fn take(&self, state: &mut State) -> Option<Arc<Lane>> {
+    /// The lane to serve next, and whether the run may be long.
+    fn take(&self, state: &mut State) -> Option<(Arc<Lane>, bool)> {
         let now = Instant::now();
         let State {
             lanes,
             models,
             clock,
-            busy,
+            long,
             ..
         } = state;
         let due = |status| match status {
@@ -211,7 +212,7 @@ impl Shared {
         let candidates = lanes
             .iter()
             .filter(|(_, scheduled)| due(scheduled.status))
-            .filter(|(_, scheduled)| may_start(*busy, self.cores, scheduled.lane.expected_run()))
+            .filter(|(_, scheduled)| may_start(*long, self.cores, scheduled.lane.expected_run()))
             .filter_map(|(key, scheduled)| {
                 let share = models.get(scheduled.lane.model())?.share;
                 Some(((scheduled.ready_at, *key), share))
@@ -220,11 +221,14 @@ impl Shared {
         let scheduled = lanes.get_mut(&key)?;
         scheduled.status = Status::Running;
         scheduled.woken = false;
-        scheduled.charged = scheduled.lane.expected_run().unwrap_or_default();
+        let expected = scheduled.lane.expected_run();
+        let is_long = may_be_long(expected);
+        *long += usize::from(is_long);
+        scheduled.charged = expected.unwrap_or_default();
         if let Some(model) = models.get_mut(scheduled.lane.model()) {
             clock.charge(&mut model.share, scheduled.charged);
         }
-        Some(Arc::clone(&scheduled.lane))
+        Some((Arc::clone(&scheduled.lane), is_long))
     }
 
     fn put_back(&self, state: &mut State, lane: &Arc<Lane>, turn: &Turn) {
