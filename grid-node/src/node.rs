@@ -342,10 +342,11 @@ async fn run(
     });
     let (loaded, first) = watch::channel(None);
     {
-        let (catalog, standing) = (catalog.clone(), Arc::clone(&standing));
+        let (catalog, standing, loader) = (catalog.clone(), Arc::clone(&standing), options.loader.clone());
         actix::spawn(async move {
             let problems = catalog.send(Rescan).await.unwrap_or_default();
             standing.enter(Stage::Serving);
+            loader.stand_back();
             loaded.send_replace(Some(problems));
         });
     }

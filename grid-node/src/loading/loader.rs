@@ -56,6 +56,19 @@ impl Loader {
         result.await.map_err(|_| LoadFailed)
     }
 
+    /// From here on, loads only get processor time that nobody else wants: the node serves. At low priority alone, the
+    /// tail latency of a model under load was two to four times as long while another was loaded, because a thread of low
+    /// priority keeps its core to the end of its time slice. Loads on a saturated machine take about five times as long.
+    ///
+    /// There is no way back: an ordinary user's thread may give up its priority, and not take it again.
+    pub fn stand_back(&self) {
+        self.spawn(|| {
+            if let Err(error) = super::system::run_when_idle() {
+                warn!(%error, "the loader thread does not stand back");
+            }
+        });
+    }
+
     /// Runs `task` on the thread, with nobody waiting for it.
     pub fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         // A thread that is gone holds nothing that the task could free.

@@ -33,6 +33,30 @@ pub fn bound_kept_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn bound_kept_memory() {}
 
+/// Lets the calling thread run only when no other wants its core: the scheduling policy `SCHED_IDLE`.
+///
+/// # Errors
+/// When the system refuses.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub(super) fn run_when_idle() -> std::io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a value that outlives the call; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Lets the calling thread run only when no other wants its core: not known here.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn run_when_idle() -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 /// Gives memory that was freed back to the system, where the allocator keeps it otherwise.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
