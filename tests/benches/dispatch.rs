@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message, SystemRunner};
 use grid_core::batching::{DEFAULT_PRIORITY, Entry};
@@ -53,10 +53,9 @@ const TRIES: usize = 20;
 
 /// How often a part occurs on the inline path, in the order of [`parts`]: to be kept in step with `RouterHandle::dispatch`
 /// and `Lane::run_inline`.
-const OCCURRENCES: [(&str, usize); 9] = [
+const OCCURRENCES: [(&str, usize); 8] = [
     ("make the request (a clock, a tensor, a span)", 1),
     ("read the clock", 2),
-    ("read the system's time", 1),
     ("a disabled span", 2),
     ("lock and unlock a Mutex", 2),
     ("record into a histogram", 3),
@@ -355,11 +354,6 @@ fn parts<'a>(target: &'a Target, window: Duration) -> Result<Vec<Measure<'a>>, B
         Box::new(move || {
             Ok(timed(window, || {
                 black_box(Instant::now());
-            }))
-        }),
-        Box::new(move || {
-            Ok(timed(window, || {
-                black_box(SystemTime::now());
             }))
         }),
         Box::new(move || {
