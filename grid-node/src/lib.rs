@@ -9,7 +9,9 @@ pub mod gateway;
 pub mod loading;
 mod node;
 pub mod runtime;
+mod standing;
 pub mod store;
 pub mod telemetry;
 
-pub use node::{Node, Stage, StartError};
+pub use node::{Node, StartError};
+pub use standing::Stage;

@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use crate::compute::Pool;
 use crate::gateway::{self, Exported, Gateway};
 use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
 use crate::runtime::Runtimes;
+use crate::standing::{Stage, Standing};
 use crate::telemetry::Prometheus;
 
 /// Share of the machine's or container's memory that models may take when no budget is configured, in percent. The
@@ -24,61 +24,6 @@ const DEFAULT_BUDGET_PERCENT: u64 = 80;
 
 /// How often recorded samples are folded into their histogram buckets.
 const FOLD_METRICS: Duration = Duration::from_secs(1);
-
-/// Where a node stands between start and end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The models that are loaded at start are not all loaded.
-    Starting,
-    /// It serves.
-    Serving,
-    /// It finishes what it accepted.
-    Draining,
-}
-
-/// What all parts of a node share of its standing.
-#[derive(Debug, Default)]
-pub(crate) struct Standing {
-    stage: AtomicU8,
-    requests: AtomicUsize,
-}
-
-impl Standing {
-    /// The present stage.
-    pub(crate) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Acquire) {
-            0 => Stage::Starting,
-            1 => Stage::Serving,
-            _ => Stage::Draining,
-        }
-    }
-
-    fn enter(&self, stage: Stage) {
-        // A node that drains does not go back: its first load may end after the signal came.
-        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
-    }
-
-    /// Counts a request as accepted until the guard is dropped.
-    pub(crate) fn accept(self: &Arc<Self>) -> Accepted {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Accepted(Arc::clone(self))
-    }
-
-    /// Requests accepted and unanswered.
-    pub(crate) fn requests(&self) -> usize {
-        self.requests.load(Ordering::Acquire)
-    }
-}
-
-/// An accepted request.
-#[derive(Debug)]
-pub(crate) struct Accepted(Arc<Standing>);
-
-impl Drop for Accepted {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Release);
-    }
-}
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]

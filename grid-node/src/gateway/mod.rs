@@ -21,7 +21,7 @@ pub(crate) use observe::Exported;
 
 use crate::actors::{Catalog, RouterHandle, RouterOptions, Routes};
 use crate::compute::Pool;
-use crate::node::Standing;
+use crate::standing::Standing;
 use crate::telemetry::Prometheus;
 
 /// What the gateways of a node share.

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::{message, named, refuse};
 use crate::actors::ReplicaState;
 use crate::gateway::Worker;
-use crate::node::Stage;
+use crate::standing::Stage;
 
 /// The process answers.
 pub(super) async fn live() -> HttpResponse {

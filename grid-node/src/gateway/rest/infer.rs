@@ -23,7 +23,7 @@ use crate::actors::{VersionRoute, deadline};
 use crate::compute::{Answer, Request, Timing};
 use crate::gateway::Worker;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
-use crate::node::Stage;
+use crate::standing::Stage;
 
 const HEADER_LENGTH_NAME: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
