@@ -35,6 +35,11 @@ impl Share {
         }
     }
 
+    /// Changes the weight, from 1 up, of what is charged from now on.
+    pub fn set_weight(&mut self, weight: u32) {
+        self.weight = weight.max(1);
+    }
+
     fn virtual_time(&self, real: Duration) -> u64 {
         let nanos = u64::try_from(real.as_nanos()).unwrap_or(u64::MAX);
         nanos.saturating_mul(u64::from(DEFAULT_WEIGHT)) / u64::from(self.weight)

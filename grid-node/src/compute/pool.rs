@@ -125,6 +125,8 @@ impl Pool {
                     active: 0,
                 });
                 if model.active == 0 {
+                    // A version may have been loaded again with another weight since it was last active.
+                    model.share.set_weight(lane.weight());
                     clock.wake(&mut model.share);
                 }
                 model.active += 1;

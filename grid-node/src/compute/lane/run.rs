@@ -94,7 +94,10 @@ impl Lane {
         let step = Step {
             started,
             ran: turn.ran,
-            rows: jobs.iter().map(|job| job.request.entry.rows).sum(),
+            // Tensors without elements may claim any number of rows.
+            rows: jobs
+                .iter()
+                .fold(0, |rows, job| job.request.entry.rows.saturating_add(rows)),
             requests: jobs.len(),
         };
         self.settle(jobs, work, &step, &mut seat.resident);
