@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the quickstart's model repository: four small models, trained here on real data.
+"""Makes the quickstart's trained models, four small ones, on real data; make_vitals.py makes the fifth, which has state.
 
     python -m venv .venv && .venv/bin/pip install -r configs/models/requirements.txt
     .venv/bin/python configs/models/make.py

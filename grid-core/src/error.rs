@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::{InputError, ModelId};
+use crate::sequence::{SequenceError, SequenceId};
 use crate::tensor::TensorError;
 
 /// The end of a request that brought no answer. Every kind maps to one status in each interface.
@@ -60,6 +61,14 @@ pub enum InferError {
         /// The runtime's message.
         reason: String,
     },
+    /// The request belongs to a sequence that does not take it.
+    #[error("sequence `{id}`: {error}")]
+    Sequence {
+        /// Which.
+        id: SequenceId,
+        /// Why not.
+        error: SequenceError,
+    },
     /// The replica ended before it ran the request: it can be sent to another one.
     #[error("a replica of {model} ended before it ran the request")]
     ReplicaLost {
@@ -82,15 +91,23 @@ impl InferError {
             Self::Cancelled => "cancelled",
             Self::ModelFailed { .. } => "model_failed",
             Self::ReplicaLost { .. } => "replica_lost",
+            Self::Sequence { error, .. } => error.kind(),
         }
     }
 
     /// Whether the same request may succeed when it is sent again.
     pub fn can_retry(&self) -> bool {
-        matches!(
-            self,
-            Self::NotReady { .. } | Self::Overloaded { .. } | Self::ReplicaLost { .. }
-        )
+        match self {
+            Self::NotReady { .. } | Self::Overloaded { .. } | Self::ReplicaLost { .. } => true,
+            Self::Sequence { error, .. } => matches!(error, SequenceError::Full(_)),
+            Self::Invalid(_)
+            | Self::Unsupported(_)
+            | Self::NotFound(_)
+            | Self::TooLarge { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Cancelled
+            | Self::ModelFailed { .. } => false,
+        }
     }
 }
 

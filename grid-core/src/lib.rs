@@ -12,6 +12,7 @@ pub mod error;
 pub mod memory;
 pub mod model;
 pub mod scheduling;
+pub mod sequence;
 pub mod supervision;
 pub mod tensor;
 

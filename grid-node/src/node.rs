@@ -10,9 +10,9 @@ use grid_core::config::NodeConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use crate::actors::{Catalog, Rescan, Routes, ShardSupervisor, Stop, SupervisorOptions};
+use crate::actors::{Catalog, Rescan, Routes, Sessions, ShardSupervisor, Stop, SupervisorOptions};
 use crate::compute::Pool;
-use crate::gateway::{self, Exported, Gateway};
+use crate::gateway::{self, Exported, Gateway, grpc};
 use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
 use crate::runtime::Runtimes;
 use crate::standing::{Stage, Standing};
@@ -22,15 +22,17 @@ use crate::telemetry::Prometheus;
 /// rest is for request bodies, stacks, the code, and what runtimes need while they run.
 const DEFAULT_BUDGET_PERCENT: u64 = 80;
 
-/// How often recorded samples are folded into their histogram buckets.
-const FOLD_METRICS: Duration = Duration::from_secs(1);
+/// How often recorded samples are folded into their histogram buckets, and ended sequences are forgotten.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The HTTP address cannot be bound.
-    #[error("http.listen: {address} cannot be bound: {source}{hint}", hint = bind_hint(source))]
+    /// The address of a gateway cannot be bound.
+    #[error("{key}: {address} cannot be bound: {source}{hint}", hint = bind_hint(source))]
     Bind {
+        /// The key of the config that names it.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -53,7 +55,7 @@ impl StartError {
     /// The key of the config that another value of would help, if there is one.
     pub fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Bind { .. } => Some("http.listen"),
+            Self::Bind { key, .. } => Some(key),
             Self::System { .. } | Self::Metrics(_) => None,
         }
     }
@@ -77,7 +79,9 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 pub struct Node {
     config: Arc<NodeConfig>,
     address: SocketAddr,
+    grpc_address: Option<SocketAddr>,
     routes: Arc<Routes>,
+    budget: MemoryBudget,
     standing: Arc<Standing>,
     runtimes: Vec<String>,
     supervisor: Addr<ShardSupervisor>,
@@ -117,8 +121,13 @@ impl Node {
     /// When the address cannot be bound, or the system gives no threads.
     pub fn start_with(config: NodeConfig, runtimes: Runtimes) -> Result<Self, StartError> {
         let prometheus = Prometheus::install().map_err(StartError::Metrics)?;
-        let listener = bind(config.http.listen)?;
-        let address = listener.local_addr().map_err(system("the address of the listener"))?;
+        let (http, address) = bind("http.listen", config.http.listen)?;
+        let grpc = config
+            .grpc
+            .listen
+            .map(|address| bind("grpc.listen", address))
+            .transpose()?;
+        let (grpc, grpc_address) = grpc.unzip();
         let config = Arc::new(config);
         let options = SupervisorOptions {
             routes: Arc::default(),
@@ -130,6 +139,7 @@ impl Node {
         };
         let standing: Arc<Standing> = Arc::default();
         let routes = Arc::clone(&options.routes);
+        let budget = options.budget.clone();
         let runtimes = options.runtimes.report();
         let (orders, queue) = mpsc::unbounded_channel();
         let (report, started) = std::sync::mpsc::channel();
@@ -138,14 +148,23 @@ impl Node {
             .name("node".to_owned())
             .spawn(move || {
                 let system = actix::System::new();
-                system.block_on(run(options, shared, listener, prometheus, queue, report));
+                system.block_on(run(
+                    options,
+                    shared,
+                    Listeners { http, grpc },
+                    prometheus,
+                    queue,
+                    report,
+                ));
             })
             .map_err(system("the node's thread"))?;
         match started.recv() {
             Ok(Ok(Started { supervisor })) => Ok(Self {
                 config,
                 address,
+                grpc_address,
                 routes,
+                budget,
                 standing,
                 runtimes,
                 supervisor,
@@ -162,6 +181,16 @@ impl Node {
     /// The address that the HTTP gateway listens on, with the port that was chosen for port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address that the gRPC gateway listens on, if there is one.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.grpc_address
+    }
+
+    /// Bytes of the memory budget, and how many of them are reserved.
+    pub fn memory(&self) -> (u64, u64) {
+        self.budget.usage()
     }
 
     /// What it was started with.
@@ -239,14 +268,25 @@ fn waited_for(problems: Result<Vec<String>, oneshot::error::RecvError>) -> Vec<S
     problems.unwrap_or_else(|_| vec!["the node has stopped".to_owned()])
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|source| StartError::Bind { address, source })
+/// Where the gateways listen.
+struct Listeners {
+    http: TcpListener,
+    grpc: Option<TcpListener>,
+}
+
+/// Binds an address; also tells which port was chosen for port 0.
+fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|source| StartError::Bind { key, address, source })
 }
 
 async fn run(
     options: SupervisorOptions,
     standing: Arc<Standing>,
-    listener: TcpListener,
+    listeners: Listeners,
     prometheus: Prometheus,
     mut orders: mpsc::UnboundedReceiver<Order>,
     report: std::sync::mpsc::Sender<Result<Started, StartError>>,
@@ -254,35 +294,33 @@ async fn run(
     let config = Arc::clone(&options.config);
     let supervisor = ShardSupervisor::new(options.clone()).start();
     let catalog = Catalog::new(Arc::clone(&config), options.loader.clone(), supervisor.clone()).start();
+    let sessions = Arc::new(Sessions::new(config.sequences.clone(), options.budget.clone()));
     let gateway = Gateway {
         config: Arc::clone(&config),
         routes: Arc::clone(&options.routes),
         pool: options.pool.clone(),
+        sessions: Arc::clone(&sessions),
         catalog: catalog.clone(),
         standing: Arc::clone(&standing),
         prometheus: prometheus.clone(),
         exported: Exported::default(),
     };
-    let served = listener
-        .try_clone()
-        .and_then(|listener| gateway::serve(gateway, listener));
-    let server = match served {
-        Ok(server) => server,
-        Err(source) => {
-            let _ = report.send(Err(system("the HTTP gateway")(source)));
+    let gateways = match Gateways::serve(gateway, listeners).await {
+        Ok(gateways) => gateways,
+        Err(error) => {
+            let _ = report.send(Err(error));
             return;
         }
     };
-    let server_handle = server.handle();
-    actix::spawn(server);
     let _ = report.send(Ok(Started {
         supervisor: supervisor.clone(),
     }));
     actix::spawn(async move {
-        let mut ticks = tokio::time::interval(FOLD_METRICS);
+        let mut ticks = tokio::time::interval(UPKEEP);
         loop {
             ticks.tick().await;
             prometheus.fold();
+            sessions.sweep();
         }
     });
     let (loaded, first) = watch::channel(None);
@@ -312,10 +350,37 @@ async fn run(
                 });
             }
             Order::Stop => {
-                drain(&config, &standing, &listener, &server_handle, &supervisor).await;
+                drain(&config, &standing, &gateways, &supervisor).await;
                 break;
             }
         }
+    }
+}
+
+/// The gateways of a node while they run.
+struct Gateways {
+    listener: TcpListener,
+    http: actix_web::dev::ServerHandle,
+    grpc: Option<grpc::Server>,
+}
+
+impl Gateways {
+    async fn serve(gateway: Gateway, listeners: Listeners) -> Result<Self, StartError> {
+        let grpc = match listeners.grpc {
+            Some(listener) => {
+                let served = grpc::serve(gateway.clone(), listener).await;
+                Some(served.map_err(system("the gRPC gateway"))?)
+            }
+            None => None,
+        };
+        let listener = listeners.http;
+        let served = listener
+            .try_clone()
+            .and_then(|listener| gateway::serve(gateway, listener));
+        let server = served.map_err(system("the HTTP gateway"))?;
+        let http = server.handle();
+        actix::spawn(server);
+        Ok(Self { listener, http, grpc })
     }
 }
 
@@ -325,21 +390,21 @@ async fn run(
 /// the moment between an answer and the next request, which is on its way then and would be lost. Connections that exist
 /// are therefore served on, each answer asking for their end; the listener is closed before the first of these answers,
 /// so that whoever connects anew goes elsewhere at once.
-async fn drain(
-    config: &NodeConfig,
-    standing: &Standing,
-    listener: &TcpListener,
-    server: &actix_web::dev::ServerHandle,
-    supervisor: &Addr<ShardSupervisor>,
-) {
+async fn drain(config: &NodeConfig, standing: &Standing, gateways: &Gateways, supervisor: &Addr<ShardSupervisor>) {
     info!(requests = standing.requests(), "draining");
     let give_up = Instant::now() + config.http.drain_timeout;
     // So that the acceptor does not stumble over a listener that takes nothing.
-    server.pause().await;
-    if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Both) {
+    gateways.http.pause().await;
+    // The acceptor hears of it on a thread of its own, and does not say when it has.
+    tokio::time::sleep(ACCEPTOR_HEARS).await;
+    if let Err(error) = rustix::net::shutdown(&gateways.listener, rustix::net::Shutdown::Both) {
         warn!(%error, "new connections are not refused before the end of the drain");
     }
     standing.enter(Stage::Draining);
+    // HTTP/2 has a word for it: a client learns which of its calls are still answered, and loses none.
+    if let Some(grpc) = &gateways.grpc {
+        grpc.drain();
+    }
     let mut quiet_since = None;
     loop {
         let now = Instant::now();
@@ -358,7 +423,16 @@ async fn drain(
     }
     // An answer is sent when its last byte is, which actix waits for and nobody else sees.
     let left = || (give_up + LAST_WORDS).saturating_duration_since(Instant::now());
-    if tokio::time::timeout(left(), server.stop(true)).await.is_err() {
+    let answered = async {
+        // At once, so that a reader who is slow over one of them costs the other nothing.
+        let grpc = async {
+            if let Some(grpc) = &gateways.grpc {
+                grpc.drained().await;
+            }
+        };
+        tokio::join!(grpc, gateways.http.stop(true))
+    };
+    if tokio::time::timeout(left(), answered).await.is_err() {
         warn!("the drain timeout passed; answers that are still being read are cut");
     }
     if tokio::time::timeout(left(), supervisor.send(Stop)).await.is_err() {
@@ -369,6 +443,9 @@ async fn drain(
 
 /// How long a drain whose timeout has passed may still take, to tell those parts to end that have not.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How long the acceptor may take to hear that it is to pause. One that is slower logs errors that mean nothing.
+const ACCEPTOR_HEARS: Duration = Duration::from_millis(20);
 
 /// How often a drain looks whether requests are left.
 const DRAIN_POLL: Duration = Duration::from_millis(25);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 /// Where a node stands between start and end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -18,6 +20,7 @@ pub enum Stage {
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     stage: AtomicU8,
+    entered: Notify,
     requests: AtomicUsize,
 }
 
@@ -34,6 +37,18 @@ impl Standing {
     pub(crate) fn enter(&self, stage: Stage) {
         // A node that drains does not go back: its first load may end after the signal came.
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+        self.entered.notify_waiters();
+    }
+
+    /// Waits until the node drains.
+    pub(crate) async fn draining(&self) {
+        loop {
+            let entered = self.entered.notified();
+            if self.stage() == Stage::Draining {
+                return;
+            }
+            entered.await;
+        }
     }
 
     /// Counts a request as accepted until the guard is dropped.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message, SystemRunner};
 use grid_core::batching::{DEFAULT_PRIORITY, Entry};
-use grid_core::model::{Dim, Signature, TensorSpec};
+use grid_core::model::{Dim, Signature, StackAxes, TensorSpec};
 use grid_core::tensor::{DataType, Tensor};
 use grid_node::Node;
 use grid_node::actors::{RouterHandle, RouterOptions, VersionRoute};
@@ -30,7 +30,7 @@ use grid_node::compute::{Answer, Outcome, Pool, Request, Timing};
 use grid_node::loading::available_cores;
 use grid_node::runtime::{
     Artifact, Inputs, Instance, Model, ModelError, OpenError, OpenOptions, Outputs, Progress, Runtime, Stacked,
-    Stacking, TensorModel, Work,
+    TensorModel, Work,
 };
 use grid_tests::bench::{Arguments, Side, in_turns};
 use grid_tests::embedded::{Repository, start_node};
@@ -348,7 +348,7 @@ fn parts<'a>(target: &'a Target, window: Duration) -> Result<Vec<Measure<'a>>, B
     let mutex = Mutex::new(0_u64);
     let counter = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let model: Arc<dyn Model> = Arc::new(IdentityModel::default());
-    let mut instance = model.instance(Stacking { max_rows: 0 })?;
+    let mut instance = model.instance(None)?;
     Ok(vec![
         Box::new(move || Ok(timed(window, || drop(black_box(target.request()))))),
         Box::new(move || {
@@ -634,8 +634,8 @@ impl Model for IdentityModel {
         &self.0
     }
 
-    fn instance(&self, _: Stacking) -> Result<Box<dyn Instance>, OpenError> {
-        Ok(Box::new(Stacked(IdentityRun)))
+    fn instance(&self, _: Option<&StackAxes>) -> Result<Box<dyn Instance>, OpenError> {
+        Ok(Box::new(Stacked::new(IdentityRun, None)))
     }
 }
 

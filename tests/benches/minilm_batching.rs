@@ -17,7 +17,7 @@ use grid_core::config;
 use grid_core::tensor::Tensor;
 use grid_node::loading::compute_threads;
 use grid_node::runtime::rten::on_compute_thread;
-use grid_node::runtime::{Artifact, Format, Inputs, Instance, Model, OpenOptions, Progress, Runtimes, Stacking, Work};
+use grid_node::runtime::{Artifact, Format, Inputs, Instance, Model, OpenOptions, Progress, Runtimes, Work};
 use grid_tests::bench::{Arguments, Side, in_turns, larger_model, minilm_request, minilm_tokens};
 use grid_tests::load::Load;
 use grid_tests::process::{NodeCommand, NodeProcess};
@@ -206,7 +206,7 @@ impl Floor {
     }
 
     fn run_for(&self, inputs: &Inputs, rows: usize, seconds: f64, together: &Barrier) -> Result<f64, String> {
-        let instance = self.model.instance(Stacking { max_rows: rows });
+        let instance = self.model.instance(None);
         let once = |instance: &mut dyn Instance| {
             let mut work = [Work {
                 id: 0,

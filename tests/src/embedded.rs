@@ -77,6 +77,11 @@ impl EmbeddedNode {
         self.node.address()
     }
 
+    /// Where it listens for gRPC, if its config says so.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.node.grpc_address()
+    }
+
     /// The present route of version 1 of a model.
     pub fn route(&self, model: &str) -> Arc<VersionRoute> {
         self.node

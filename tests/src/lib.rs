@@ -2,9 +2,12 @@
 
 pub mod bench;
 pub mod embedded;
+pub mod grpc_code;
 pub mod load;
 pub mod process;
+pub mod runtime_alone;
 pub mod scripted;
+pub mod stream;
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! A load generator for servers on loopback: HTTP/1.1 with keep-alive, one request for ever, one thread.
+//! A load generator for servers on loopback: HTTP/1.1 with keep-alive or WebSockets, one request for ever, one thread.
 //!
 //! Not `wrk`, `oha` or a client library: the generator shares two cores with the server that it measures, so what it costs
 //! lowers both sides of a ratio and hides the difference between them. This one writes prebuilt bytes, reads a status and a
@@ -12,17 +12,30 @@
 
 mod connection;
 mod infer_request;
+mod pipelined;
+mod poller;
 mod report;
 mod run;
+mod socket;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use infer_request::{InferRequest, SampleError, http_request};
+pub use pipelined::PipelinedLoad;
 pub use report::LoadReport;
+pub use socket::{NUMBER, Template, output_values};
+pub use streams::{StreamLoad, Streams};
+
+/// How long after the window the last answers are waited for; what is then missing counts as an error.
+const DRAIN_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
+/// Most bytes that are read at once.
+const SCRATCH: usize = 256 * 1024;
 
 /// What to send, where, and for how long.
 #[derive(Clone, Debug)]
@@ -71,8 +84,11 @@ pub enum LoadError {
         source: io::Error,
     },
     /// The answer has status 200 and is not the right one: no figure about it would mean anything.
-    #[error("the first answer on a connection is wrong: {0}")]
+    #[error("an answer that was looked at is wrong: {0}")]
     WrongAnswer(String),
+    /// A WebSocket broke, and with it what was in flight.
+    #[error("a connection broke: {0}")]
+    Broken(#[from] io::Error),
     /// What was asked for cannot be run.
     #[error("{0}")]
     Invalid(&'static str),

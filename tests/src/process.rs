@@ -23,11 +23,14 @@ use tempfile::TempDir;
 
 use crate::load::http_request;
 
+pub(crate) use http::read_head;
 pub use http::{HttpError, Response, exchange};
 pub use measure::Usage;
 
 /// The line on standard output that tells the address.
 const LISTENING: &str = "listening on http://";
+/// The line that follows it, of a node with gRPC.
+const LISTENING_GRPC: &str = "listening on grpc://";
 /// Lines of output that are kept for messages; older ones are dropped.
 const KEPT_LINES: usize = 500;
 /// How long to rest between two looks at a node that is not ready, or not gone, yet.
@@ -115,9 +118,10 @@ pub enum ProcessError {
 }
 
 impl NodeCommand {
-    /// Runs `BINARY run FILE`, with the file where it is, so that its relative paths hold.
+    /// Runs `BINARY run FILE`, with the file where it is, so that its relative paths hold. It has gRPC, on a free port too.
     pub fn with_config_file(binary: impl Into<PathBuf>, file: impl Into<PathBuf>) -> Self {
-        Self::new(binary.into(), Config::File(file.into()))
+        // The port in the file may be taken, by the node of another test say.
+        Self::new(binary.into(), Config::File(file.into())).env("GRID__GRPC__LISTEN", "127.0.0.1:0")
     }
 
     /// Runs `BINARY run FILE` with the text as a file in a directory of its own, which goes with the node.
@@ -238,6 +242,12 @@ impl NodeProcess {
     /// Where it answers HTTP.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it answers gRPC, if it does.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        let output = self.output_on(Stream::Out);
+        output.lines().find_map(|line| listening_address(line, LISTENING_GRPC))
     }
 
     /// The directory of its own: the config text lies there, and it goes with the node.
@@ -400,7 +410,7 @@ fn collect(
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if let Some(address) = listening_address(&text)
+            if let Some(address) = listening_address(&text, LISTENING)
                 && let Some(tell) = tell.take()
             {
                 let _ = tell.send(address);
@@ -416,8 +426,8 @@ fn collect(
     }))
 }
 
-fn listening_address(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once(LISTENING)?;
+fn listening_address(line: &str, after: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(after)?;
     rest.split(|c: char| c.is_whitespace() || c == '/').next()?.parse().ok()
 }
 

@@ -3,18 +3,19 @@
 //! Its models map the input `x` (FP32 `[-1]`) to the output `y`, twice as large. An `x` of [`FAILS`] makes the run fail,
 //! one of [`PANICS`] makes it panic. The model file is text: `run_us = 50` makes each run take so long, `gated = 1` makes
 //! each run wait for [`Script::open_gate`], `steps = 1` makes the model finish a request after as many steps as its
-//! `x` says, as a language model would.
+//! `x` says, as a language model would. `state = 1` makes a model with a state: [`MANIFEST_OF_STATE`] goes with it, and
+//! [`next_state`] says what it does.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use grid_core::model::{Dim, Signature, TensorSpec};
+use grid_core::model::{Dim, Signature, StackAxes, TensorSpec};
 use grid_core::tensor::{DataType, Tensor};
 use grid_node::runtime::{
-    Artifact, Instance, Model, ModelError, OpenError, OpenOptions, Outputs, Progress, Runtime, Stacked, Stacking,
-    TensorModel, Work,
+    Artifact, Instance, Model, ModelError, OpenError, OpenOptions, Outputs, Progress, Runtime, Stacked, TensorModel,
+    Work,
 };
 
 /// An input that the model fails on.
@@ -22,8 +23,28 @@ pub const FAILS: f32 = -1.0;
 /// An input that the model panics on.
 pub const PANICS: f32 = -2.0;
 
+/// What stands in the manifest of a model with a state.
+pub const MANIFEST_OF_STATE: &str = "[[state]]\ninput = 's'\noutput = 's_out'\nshape = [1]\n";
+
+/// The state after `x`, which is also the output `y`: it tells which inputs came before it, and in which order.
+pub fn next_state(state: f32, x: f32) -> f32 {
+    // Below 2^24, so that an f32 has every value.
+    (state * 31.0 + x) % 65_521.0
+}
+
 /// Longest that a run waits at a closed gate: a test that forgot to open it fails instead of hanging.
 const GATE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A run: of a model that works in steps, one step.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its inputs, of all requests in it.
+    pub x: Vec<f32>,
+    /// When it began.
+    pub begun: Instant,
+    /// When it ended; `None` while it has not.
+    pub ended: Option<Instant>,
+}
 
 /// What the models of a runtime did, and the gate before their runs. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +58,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    runs: Vec<Vec<f32>>,
+    runs: Vec<Run>,
     at_gate: usize,
     open: bool,
 }
@@ -45,12 +66,23 @@ struct State {
 impl Script {
     /// The inputs of every run that has begun, in order.
     pub fn runs(&self) -> Vec<Vec<f32>> {
-        self.lock().runs.clone()
+        self.lock().runs.iter().map(|run| run.x.clone()).collect()
+    }
+
+    /// The last run that had this input.
+    pub fn last_run_with(&self, x: f32) -> Option<Run> {
+        self.lock().runs.iter().rev().find(|run| run.x.contains(&x)).cloned()
+    }
+
+    /// Every run that had this input, in order.
+    pub fn runs_with(&self, x: f32) -> Vec<Run> {
+        let state = self.lock();
+        state.runs.iter().filter(|run| run.x.contains(&x)).cloned().collect()
     }
 
     /// Whether any run has begun that had this input.
     pub fn has_run(&self, x: f32) -> bool {
-        self.lock().runs.iter().flatten().any(|ran| *ran == x)
+        self.lock().runs.iter().any(|run| run.x.contains(&x))
     }
 
     /// Runs that wait at the gate.
@@ -66,6 +98,17 @@ impl Script {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a run has begun, and where.
+    fn begun(&self, x: &[f32]) -> usize {
+        let mut state = self.lock();
+        state.runs.push(Run {
+            x: x.to_vec(),
+            begun: Instant::now(),
+            ended: None,
+        });
+        state.runs.len() - 1
     }
 
     fn pass_gate(&self) {
@@ -114,10 +157,17 @@ impl Runtime for ScriptedRuntime {
             data_type: DataType::Fp32,
             shape: Some(vec![Dim::Dynamic]),
         };
+        let has_state = settings.contains_key("state");
+        let names = |own: &str, state: &str| {
+            [own, state][..1 + usize::from(has_state)]
+                .iter()
+                .map(|name| spec(name))
+                .collect()
+        };
         Ok(Arc::new(ScriptedModel {
             signature: Signature {
-                inputs: vec![spec("x")],
-                outputs: vec![spec("y")],
+                inputs: names("x", "s"),
+                outputs: names("y", "s_out"),
             },
             behaviour: Behaviour {
                 script: self.0.clone(),
@@ -140,7 +190,7 @@ impl Model for ScriptedModel {
         &self.signature
     }
 
-    fn instance(&self, _: Stacking) -> Result<Box<dyn Instance>, OpenError> {
+    fn instance(&self, axes: Option<&StackAxes>) -> Result<Box<dyn Instance>, OpenError> {
         let behaviour = self.behaviour.clone();
         Ok(if self.in_steps {
             Box::new(Stepped {
@@ -148,7 +198,7 @@ impl Model for ScriptedModel {
                 positions: BTreeMap::new(),
             })
         } else {
-            Box::new(Stacked(behaviour))
+            Box::new(Stacked::new(behaviour, axes))
         })
     }
 }
@@ -161,12 +211,12 @@ struct Behaviour {
 }
 
 impl Behaviour {
-    fn begin(&self, x: &[f32]) {
+    fn compute(&self, x: &[f32]) {
         // Zeros are what a warm-up sends: nothing that a test counts.
         if x.iter().all(|x| *x == 0.0) {
             return;
         }
-        self.script.lock().runs.push(x.to_vec());
+        let place = self.script.begun(x);
         if self.gated {
             self.script.pass_gate();
         }
@@ -177,6 +227,7 @@ impl Behaviour {
                 thread::sleep(self.run);
             }
         }
+        self.script.lock().runs[place].ended = Some(Instant::now());
         assert!(!x.contains(&PANICS), "the input {PANICS} makes it panic");
     }
 }
@@ -194,11 +245,16 @@ fn doubled(x: &[f32]) -> Result<Outputs, ModelError> {
 impl TensorModel for Behaviour {
     fn run(&mut self, inputs: &[Tensor]) -> Result<Outputs, ModelError> {
         let x = values(&inputs[0]);
-        self.begin(&x);
+        self.compute(&x);
         if x.contains(&FAILS) {
             return Err(ModelError(format!("the input {FAILS} makes it fail")));
         }
-        doubled(&x)
+        let Some(state) = inputs.get(1).map(values) else {
+            return doubled(&x);
+        };
+        let next: Vec<f32> = state.iter().zip(&x).map(|(state, x)| next_state(*state, *x)).collect();
+        let next = Tensor::from_values([next.len()].into(), &next).map_err(|error| ModelError(error.to_string()))?;
+        Ok(Outputs::from_iter([next.clone(), next]))
     }
 }
 
@@ -217,7 +273,7 @@ impl Instance for Stepped {
 
     fn step(&mut self, work: &mut [Work]) {
         let inputs: Vec<f32> = work.iter().flat_map(|work| values(&work.inputs[0])).collect();
-        self.behaviour.begin(&inputs);
+        self.behaviour.compute(&inputs);
         self.positions.retain(|id, _| work.iter().any(|work| work.id == *id));
         for work in work {
             let position = self.positions.entry(work.id).or_default();

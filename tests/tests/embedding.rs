@@ -14,7 +14,7 @@ fn threads() -> BTreeMap<String, usize> {
     {
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         let name = name.trim().to_owned();
-        let ours = ["node", "loader", "compute", "actix", "rten"];
+        let ours = ["node", "loader", "compute", "actix", "rten", "grpc"];
         if ours.iter().any(|ours| name.starts_with(ours)) {
             *names.entry(name).or_insert(0) += 1;
         }
@@ -25,10 +25,13 @@ fn threads() -> BTreeMap<String, usize> {
 #[test]
 fn a_node_that_is_stopped_or_dropped_leaves_no_thread_and_no_listener() {
     for stop in [true, false, true] {
-        let node = EmbeddedNode::start(Repository::default().with("m", "instances = 2", ""), "");
+        let node = EmbeddedNode::start(
+            Repository::default().with("m", "instances = 2", ""),
+            "grpc.listen = '127.0.0.1:0'",
+        );
         assert_eq!(y(&node.infer("m", 1.0).unwrap()), Some(2.0));
-        let address = node.address();
-        assert!(!threads().is_empty());
+        let addresses = [node.address(), node.grpc_address().unwrap()];
+        assert!(threads().contains_key("grpc"));
         if stop {
             node.node.stop();
         } else {
@@ -41,6 +44,8 @@ fn a_node_that_is_stopped_or_dropped_leaves_no_thread_and_no_listener() {
             }
             left.is_empty()
         });
-        assert!(std::net::TcpStream::connect(address).is_err());
+        for address in addresses {
+            assert!(std::net::TcpStream::connect(address).is_err());
+        }
     }
 }

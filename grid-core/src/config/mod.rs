@@ -41,6 +41,9 @@ pub const RUNTIMES: [&str; 2] = ["onnxruntime", "rten"];
 /// Most requests that may wait for one instance: the bound of the bound, since room is set aside for each.
 pub const MAX_QUEUE: usize = 1_000_000;
 
+/// Most sequences of one model that may live on a node.
+pub const MAX_SEQUENCES: usize = 10_000_000;
+
 /// Reads a node's config. `file` is only used to name it in errors. Of `environment`, the variables that begin with
 /// `GRID__` override keys: `GRID__HTTP__LISTEN` is `http.listen`; letter case is ignored, and a value is read as TOML
 /// where that fits the key and else taken as text.
@@ -66,6 +69,8 @@ pub struct NodeConfig {
     pub node: NodeSettings,
     /// `[http]`: the HTTP gateway.
     pub http: HttpSettings,
+    /// `[grpc]`: the gRPC gateway.
+    pub grpc: GrpcSettings,
     /// `[models]`: where models come from.
     pub models: ModelSettings,
     /// `[memory]`: how much of it models may take.
@@ -76,6 +81,10 @@ pub struct NodeConfig {
     pub runtime: RuntimeSettings,
     /// `[limits]`: bounds of requests.
     pub limits: LimitSettings,
+    /// `[sequences]`: stateful streams.
+    pub sequences: SequenceSettings,
+    /// `[websocket]`: WebSocket connections.
+    pub websocket: WebSocketSettings,
     /// `[supervision]`: what happens when a model crashes.
     pub supervision: SupervisionSettings,
     /// `[log]`: what is logged, and how.
@@ -145,6 +154,13 @@ impl Default for HttpSettings {
             drain_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// `[grpc]`. Threads, the largest message, connections, the token and the time of a drain are those of `[http]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrpcSettings {
+    /// `listen`: address and port. Default: none, and no gRPC.
+    pub listen: Option<SocketAddr>,
 }
 
 /// A text that no log may show: `Debug` hides it.
@@ -267,6 +283,67 @@ impl Default for LimitSettings {
             queue: 1024,
             timeout: Duration::from_secs(30),
             max_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// `[sequences]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceSettings {
+    /// `max`: sequences of one model that may live at once, 1 to [`MAX_SEQUENCES`]. Default 10,000.
+    pub max: usize,
+    /// `life`: how long a sequence lives without a message or a reader, and how long it can be resumed after its end.
+    /// Default `60s`.
+    pub life: Duration,
+    /// `window`: messages of one sequence that may be unanswered, and answers that are kept for a reader that comes back, 1
+    /// to 65,536. Default 64.
+    pub window: usize,
+    /// `window_bytes`: bytes of answers that are kept. Default `1MiB`.
+    pub window_bytes: u64,
+}
+
+impl Default for SequenceSettings {
+    fn default() -> Self {
+        Self {
+            max: 10_000,
+            life: Duration::from_secs(60),
+            window: 64,
+            window_bytes: 1 << 20,
+        }
+    }
+}
+
+/// `[websocket]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketSettings {
+    /// `max_in_flight`: requests of one connection that may be unanswered, 1 to 1,000,000; beyond it the connection is not
+    /// read. Default 4096.
+    pub max_in_flight: usize,
+    /// `max_buffered`: bytes of answers that may wait for one reader; beyond it the connection is not read. Default `4MiB`.
+    pub max_buffered: u64,
+    /// `idle_timeout`: how long a connection may be open with nothing to do. Default `5m`.
+    pub idle_timeout: Duration,
+    /// `ping_interval`: how often a connection is asked for a sign of life. Default `20s`.
+    pub ping_interval: Duration,
+    /// `pong_timeout`: how long that sign may take. Default `20s`.
+    pub pong_timeout: Duration,
+    /// `send_timeout`: how long a reader may take nothing while answers wait for it. Default `30s`.
+    pub send_timeout: Duration,
+    /// `allow_origins`: web pages of these origins may connect beside those of the node itself; `"*"` lets all. Default:
+    /// none.
+    pub allow_origins: Vec<String>,
+}
+
+impl Default for WebSocketSettings {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 4096,
+            max_buffered: 4 << 20,
+            idle_timeout: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(20),
+            pong_timeout: Duration::from_secs(20),
+            send_timeout: Duration::from_secs(30),
+            allow_origins: Vec::new(),
         }
     }
 }

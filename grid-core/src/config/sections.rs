@@ -9,13 +9,16 @@ use super::reader::Section;
 use super::tree::Value;
 use super::units::TimeSpan;
 use super::{
-    ComputeSettings, HttpSettings, LimitSettings, LoadPolicy, LogFormat, LogSettings, MAX_QUEUE, MemorySettings,
-    ModelSettings, NodeConfig, NodeSettings, Places, RUNTIMES, RuntimeSettings, Secret, SupervisionSettings,
+    ComputeSettings, GrpcSettings, HttpSettings, LimitSettings, LoadPolicy, LogFormat, LogSettings, MAX_QUEUE,
+    MAX_SEQUENCES, MemorySettings, ModelSettings, NodeConfig, NodeSettings, Places, RUNTIMES, RuntimeSettings, Secret,
+    SequenceSettings, SupervisionSettings, WebSocketSettings,
 };
 use crate::model::ModelName;
 
 /// Most threads of one kind. More than any machine has cores: a larger number is a slip.
 const MAX_THREADS: usize = 1024;
+
+const ADDRESS: &str = "an address and port such as \"127.0.0.1:8000\"";
 
 const MODEL_NAME: &str = "a name of letters, digits, '.', '_' or '-'";
 
@@ -23,11 +26,14 @@ pub(super) fn node_config(mut root: Section<'_>) -> NodeConfig {
     NodeConfig {
         node: node(root.section("node")),
         http: http(root.section("http")),
+        grpc: grpc(root.section("grpc")),
         models: models(root.section("models")),
         memory: memory(root.section("memory")),
         compute: compute(root.section("compute")),
         runtime: runtime(root.section("runtime")),
         limits: limits(root.section("limits")),
+        sequences: sequences(root.section("sequences")),
+        websocket: websocket(root.section("websocket")),
         supervision: supervision(root.section("supervision")),
         log: log(root.section("log")),
         places: Places::default(),
@@ -45,9 +51,8 @@ fn node(mut section: Section<'_>) -> NodeSettings {
 
 fn http(mut section: Section<'_>) -> HttpSettings {
     let default = HttpSettings::default();
-    let address = kinds::parsed("an address and port such as \"127.0.0.1:8000\"");
     HttpSettings {
-        listen: section.read("listen", address).unwrap_or(default.listen),
+        listen: section.read("listen", kinds::parsed(ADDRESS)).unwrap_or(default.listen),
         workers: section.read("workers", kinds::whole(1..=MAX_THREADS)),
         max_body: section.read("max_body", kinds::size(1)).unwrap_or(default.max_body),
         admin_token: section.read("admin_token", secret),
@@ -57,6 +62,12 @@ fn http(mut section: Section<'_>) -> HttpSettings {
         drain_timeout: section
             .read("drain_timeout", kinds::time_span(Duration::ZERO))
             .unwrap_or(default.drain_timeout),
+    }
+}
+
+fn grpc(mut section: Section<'_>) -> GrpcSettings {
+    GrpcSettings {
+        listen: section.read("listen", kinds::parsed(ADDRESS)),
     }
 }
 
@@ -153,6 +164,52 @@ fn limits(mut section: Section<'_>) -> LimitSettings {
         queue,
         timeout: timeout.unwrap_or(default.timeout.min(max_timeout)),
         max_timeout,
+    }
+}
+
+fn sequences(mut section: Section<'_>) -> SequenceSettings {
+    let default = SequenceSettings::default();
+    SequenceSettings {
+        max: section
+            .read("max", kinds::whole(1..=MAX_SEQUENCES))
+            .unwrap_or(default.max),
+        life: section.read("life", kinds::time_span(TICK)).unwrap_or(default.life),
+        window: section
+            .read("window", kinds::whole(1..=65_536))
+            .unwrap_or(default.window),
+        window_bytes: section
+            .read("window_bytes", kinds::size(1))
+            .unwrap_or(default.window_bytes),
+    }
+}
+
+fn websocket(mut section: Section<'_>) -> WebSocketSettings {
+    let default = WebSocketSettings::default();
+    WebSocketSettings {
+        max_in_flight: section
+            .read("max_in_flight", kinds::whole(1..=1_000_000))
+            .unwrap_or(default.max_in_flight),
+        max_buffered: section
+            .read("max_buffered", kinds::size(1))
+            .unwrap_or(default.max_buffered),
+        idle_timeout: section
+            .read("idle_timeout", kinds::time_span(TICK))
+            .unwrap_or(default.idle_timeout),
+        ping_interval: section
+            .read("ping_interval", kinds::time_span(TICK))
+            .unwrap_or(default.ping_interval),
+        pong_timeout: section
+            .read("pong_timeout", kinds::time_span(TICK))
+            .unwrap_or(default.pong_timeout),
+        send_timeout: section
+            .read("send_timeout", kinds::time_span(TICK))
+            .unwrap_or(default.send_timeout),
+        allow_origins: section
+            .read(
+                "allow_origins",
+                kinds::list("a list of origins such as [\"https://app.example.org\"]", kinds::text),
+            )
+            .unwrap_or_default(),
     }
 }
 

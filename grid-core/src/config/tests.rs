@@ -53,6 +53,7 @@ fn every_key_is_read_into_its_setting() {
         http.admin_token = "0123456789abcdef"
         http.max_connections = 0x10
         http.drain_timeout = "0ms"
+        grpc.listen = "[::]:9001"
         models.repository = ["a", "b"]
         models.load = ["m", "n"]
         memory.budget = "1.5GiB"
@@ -64,6 +65,19 @@ fn every_key_is_read_into_its_setting() {
         queue = 7
         timeout = "2s"
         max_timeout = "3s"
+        [sequences]
+        max = 5
+        life = "2s"
+        window = 3
+        window_bytes = "1KiB"
+        [websocket]
+        max_in_flight = 9
+        max_buffered = "2KiB"
+        idle_timeout = "1s"
+        ping_interval = "2s"
+        pong_timeout = "3s"
+        send_timeout = "4s"
+        allow_origins = ["https://app.example.org"]
         [supervision]
         max_restarts = 0
         window = "1m"
@@ -86,6 +100,9 @@ fn every_key_is_read_into_its_setting() {
             max_connections: 16,
             drain_timeout: Duration::ZERO,
         },
+        grpc: GrpcSettings {
+            listen: Some("[::]:9001".parse().unwrap()),
+        },
         models: ModelSettings {
             repositories: vec!["a".into(), "b".into()],
             load: LoadPolicy::Only(vec!["m".parse().unwrap(), "n".parse().unwrap()]),
@@ -103,6 +120,21 @@ fn every_key_is_read_into_its_setting() {
             queue: 7,
             timeout: Duration::from_secs(2),
             max_timeout: Duration::from_secs(3),
+        },
+        sequences: SequenceSettings {
+            max: 5,
+            life: Duration::from_secs(2),
+            window: 3,
+            window_bytes: 1024,
+        },
+        websocket: WebSocketSettings {
+            max_in_flight: 9,
+            max_buffered: 2048,
+            idle_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(2),
+            pong_timeout: Duration::from_secs(3),
+            send_timeout: Duration::from_secs(4),
+            allow_origins: vec!["https://app.example.org".to_owned()],
         },
         supervision: SupervisionSettings {
             max_restarts: 0,
@@ -135,8 +167,8 @@ fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
     assert_eq!(
         wrong("[htpt]\nlisten = \"127.0.0.1:1\""),
         [
-            "a.toml:1: htpt: unknown key; expected one of `node`, `http`, `models`, `memory`, `compute`, `runtime`, \
-          `limits`, `supervision`, `log`; did you mean `http`?"
+            "a.toml:1: htpt: unknown key; expected one of `node`, `http`, `grpc`, `models`, `memory`, `compute`, \
+          `runtime`, `limits`, `sequences`, `websocket`, `supervision`, `log`; did you mean `http`?"
         ]
     );
 }

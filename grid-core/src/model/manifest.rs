@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::{Dim, Version};
 use crate::config::{
-    self, Diagnostic, MAX_QUEUE, Origin, Places, Problem, RUNTIMES, Reader, Section, list, number, size, text,
-    time_span, whole, word,
+    self, Diagnostic, MAX_QUEUE, MAX_SEQUENCES, Origin, Places, Problem, RUNTIMES, Reader, Section, list, number, size,
+    text, time_span, whole, word,
 };
 use crate::tensor::{ALL_DATA_TYPES, DataType};
 
@@ -65,12 +65,15 @@ pub enum Sharding {
 }
 
 /// `[batching]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batching {
-    /// `max_batch_size`: most rows (first dimension) of one run, up to 65,536. Default 0: no batching.
+    /// `max_batch_size`: most rows (the first dimension; that of a state is its `batch_axis`) of one run, up to 65,536. Default 0: no batching.
     pub max_batch_size: usize,
     /// `max_queue_delay`: how long a request may wait for others to fill a batch, at most a minute. Default `0ms`.
     pub max_queue_delay: Duration,
+    /// `shared`: inputs that belong to a whole run and not to its rows, such as a sampling rate. Requests run together
+    /// where these are equal.
+    pub shared: Vec<String>,
 }
 
 /// `[limits]` of a manifest; what is not there comes from the node's config.
@@ -82,6 +85,10 @@ pub struct ModelLimits {
     pub timeout: Option<Duration>,
     /// `memory`: bytes that the loaded model needs. Default: estimated from its file.
     pub memory: Option<u64>,
+    /// `sequences`: sequences that may live at once. Default: the node's `sequences.max`.
+    pub sequences: Option<usize>,
+    /// `sequence_life`: how long a sequence lives without a message. Default: the node's `sequences.life`.
+    pub sequence_life: Option<Duration>,
 }
 
 /// `[[state]]`: an output of one run that is an input of the next.
@@ -95,6 +102,8 @@ pub struct StateTensor {
     pub initial: f64,
     /// `shape`: the shape at the start of a stream; needed where the file leaves sizes open.
     pub shape: Option<Vec<usize>>,
+    /// `batch_axis`: the dimension that has one place for each stream, where streams are computed together. Default 0.
+    pub batch_axis: usize,
 }
 
 /// `[[warm_up]]`: runs with made-up input.
@@ -167,7 +176,6 @@ impl Manifest {
 fn read(mut root: Section<'_>) -> Manifest {
     let default = Manifest::default();
     let runtimes = RUNTIMES.map(|name| (name, name.to_owned()));
-    let stateful = root.has("state");
     Manifest {
         description: root.read("description", text),
         default_version: root.read("default_version", whole(1..=Version::MAX)),
@@ -178,7 +186,7 @@ fn read(mut root: Section<'_>) -> Manifest {
             .read("threads_per_run", whole(1..=1024))
             .unwrap_or(default.threads_per_run),
         sharding: sharding(&mut root),
-        batching: batching(root.section("batching"), stateful),
+        batching: batching(root.section("batching")),
         limits: limits(root.section("limits")),
         states: root.sections("state").into_iter().filter_map(state).collect(),
         warm_ups: root.sections("warm_up").into_iter().map(warm_up).collect(),
@@ -203,18 +211,15 @@ fn sharding(root: &mut Section<'_>) -> Sharding {
     sharding.unwrap_or_default()
 }
 
-fn batching(mut section: Section<'_>, stateful: bool) -> Batching {
+fn batching(mut section: Section<'_>) -> Batching {
     let delay = config::time_span_in(Duration::ZERO..=Duration::from_secs(60));
-    let batching = Batching {
+    Batching {
         max_batch_size: section.read("max_batch_size", whole(0..=65_536)).unwrap_or_default(),
         max_queue_delay: section.read("max_queue_delay", delay).unwrap_or_default(),
-    };
-    if stateful && batching.max_batch_size > 0 {
-        let expected = "0, since the streams of a model with `[[state]]` are not batched by this version";
-        let found = format!("the integer {}", batching.max_batch_size);
-        section.refuse("max_batch_size", Problem::value(expected, found));
+        shared: section
+            .read("shared", list("a list of names of inputs", text))
+            .unwrap_or_default(),
     }
-    batching
 }
 
 fn limits(mut section: Section<'_>) -> ModelLimits {
@@ -222,6 +227,8 @@ fn limits(mut section: Section<'_>) -> ModelLimits {
         queue: section.read("queue", whole(1..=MAX_QUEUE)),
         timeout: section.read("timeout", time_span(Duration::from_millis(1))),
         memory: section.read("memory", size(1)),
+        sequences: section.read("sequences", whole(1..=MAX_SEQUENCES)),
+        sequence_life: section.read("sequence_life", time_span(Duration::from_millis(1))),
     }
 }
 
@@ -233,11 +240,13 @@ fn state(mut section: Section<'_>) -> Option<StateTensor> {
     if let Some(shape) = &shape {
         bound_elements(&section, "shape", shape);
     }
+    let batch_axis = section.read("batch_axis", whole(0..=15)).unwrap_or_default();
     Some(StateTensor {
         input: input?,
         output: output?,
         initial,
         shape,
+        batch_axis,
     })
 }
 

@@ -2,12 +2,14 @@
 
 pub mod manifest;
 mod signature;
+mod stacking;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 pub use signature::{Dim, InputError, Signature, TensorSpec};
+pub use stacking::{NotStackable, StackAxes, StackKey, UnevenRows};
 
 /// A version of a model: a whole number from 1 up, the name of its folder in the repository.
 pub type Version = u64;

@@ -65,9 +65,10 @@ impl TensorSpec {
             })
     }
 
-    /// Whether the outermost size is the request's to choose.
-    pub fn has_dynamic_first(&self) -> bool {
-        matches!(self.shape.as_deref(), Some([Dim::Dynamic, ..]))
+    /// Whether that size, counted from the outermost, is the request's to choose.
+    pub fn has_dynamic(&self, axis: usize) -> bool {
+        let dims = self.shape.as_deref().unwrap_or_default();
+        dims.get(axis) == Some(&Dim::Dynamic)
     }
 }
 
@@ -208,16 +209,6 @@ impl Signature {
                 })
             })
             .collect()
-    }
-
-    /// Whether requests can be stacked: every input and every output has an outermost size of the request's choosing.
-    pub fn can_stack(&self) -> bool {
-        !self.inputs.is_empty()
-            && self
-                .inputs
-                .iter()
-                .chain(&self.outputs)
-                .all(|spec| spec.has_dynamic_first() && spec.data_type.size().is_some())
     }
 }
 

@@ -118,6 +118,14 @@ impl Buffer {
         })
     }
 
+    /// The same bytes in memory of their own, where they are a part of something larger that would be kept with them.
+    pub fn compact(&self) -> Self {
+        if self.len() == self.bytes.len() {
+            return self.clone();
+        }
+        AlignedBytes::copy_of(self.as_slice()).freeze()
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
         self.end - self.start

@@ -5,6 +5,7 @@
 
 mod buffer;
 mod data_type;
+mod stack;
 mod strings;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 
 pub use buffer::{ALIGNMENT, AlignedBytes, Buffer};
 pub use data_type::{ALL_DATA_TYPES, DataType, UnknownDataType};
+pub use stack::{StackError, concatenate, split};
 pub use strings::{StringElements, StringsError, append_string};
 
 /// The sizes of a tensor's dimensions, outermost first.
@@ -165,6 +167,15 @@ impl Tensor {
     /// The bytes as they travel in the protocol's binary form.
     pub fn data(&self) -> &Buffer {
         &self.data
+    }
+
+    /// The same tensor, without keeping anything larger that it is a part of.
+    pub fn compact(&self) -> Self {
+        Self {
+            data_type: self.data_type,
+            shape: self.shape.clone(),
+            data: self.data.compact(),
+        }
     }
 
     /// Number of elements.

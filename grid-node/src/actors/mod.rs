@@ -3,6 +3,7 @@
 mod catalog;
 mod router;
 mod routes;
+mod session;
 mod shard;
 mod shard_supervisor;
 
@@ -10,6 +11,10 @@ pub(crate) use catalog::plans;
 pub use catalog::{Catalog, CatalogError, LoadModel, Rescan, UnloadModel};
 pub(crate) use router::deadline;
 pub use router::{Dispatch, Router, RouterHandle, RouterOptions};
-pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, VersionRoute};
+pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot, VersionRoute};
+pub use session::{
+    AnswerForm, Attachment, MAX_REQUEST_ID, Reader, ReaderEvents, Resumed, SequenceEvent, SequenceMessage,
+    SequenceOrder, Sessions, Stamp, StepOutcome, Ticket, Told, Wanted, WantedOutput, pick,
+};
 pub use shard::{Crash, ShardActor};
 pub use shard_supervisor::{Deploy, FindShard, ShardSupervisor, Stop, SupervisorOptions, Undeploy};

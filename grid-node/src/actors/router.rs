@@ -1,20 +1,19 @@
 //! The router: sends each request to the least loaded instance, and again elsewhere when it did not run there.
 //!
-//! One router actor lives on each worker thread of the gateways, so that a request reaches its router, and a router the
-//! instances' lanes, without a hop between threads.
+//! One router actor lives on each worker thread of the HTTP gateway, so that a request reaches its router, and a router the
+//! instances' lanes, without a hop between threads. Others reach a router through its handle, from whatever thread.
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, Addr, Context, Handler, Message};
+use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Message};
 use grid_core::InferError;
 use grid_core::dispatch::{LOOK_AT_ALL, choose};
+use parking_lot::Mutex;
 use tracing::{Instrument, Span, debug, debug_span, error};
 
 use super::routes::{Lasting, Routes, VersionRoute};
@@ -31,46 +30,78 @@ pub struct RouterOptions {
     pub place: usize,
 }
 
-/// The way to a router for the other code on its thread. Cheap to clone.
+/// The way to a router, for whatever thread. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RouterHandle {
     options: RouterOptions,
-    router: Rc<RefCell<Addr<Router>>>,
+    /// Where the router lives, and lives again should it end.
+    arbiter: ArbiterHandle,
+    router: Arc<Mutex<Addr<Router>>>,
 }
 
 impl RouterHandle {
     /// Starts a router on this thread's arbiter.
     pub fn start(options: RouterOptions) -> Self {
-        let router = Rc::new(RefCell::new(Router::new(options.clone()).start()));
-        Self { options, router }
+        let router = Arc::new(Mutex::new(Router::new(options.clone()).start()));
+        Self {
+            options,
+            arbiter: Arbiter::current(),
+            router,
+        }
+    }
+
+    /// Where requests can go.
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.options.routes
+    }
+
+    /// The arbiter that the router lives on, for actors that are to live beside it.
+    pub fn arbiter(&self) -> &ArbiterHandle {
+        &self.arbiter
     }
 
     /// Sees a request to its end. Dropping the future cancels the request.
     ///
-    /// What can run on this thread at once does so here, with the router's own decision and without its mailbox: a
-    /// message to an actor of the same thread and its answer cost about as much as a small tree ensemble.
+    /// What can run on the caller's thread at once does so here, with the router's own decision and without its mailbox:
+    /// a message to an actor of the same thread and its answer cost about as much as a small tree ensemble.
     ///
     /// # Errors
     /// However the request ended, if not with an answer.
     pub async fn dispatch(&self, route: &Arc<VersionRoute>, mut request: Request) -> Outcome {
-        let span = dispatch_span(route, &mut request);
-        if let Some(outcome) = span.in_scope(|| run_here(&self.options, route, &request)) {
-            return outcome;
+        match self.try_now(route, &mut request) {
+            Some(outcome) => outcome,
+            None => self.dispatch_queued(route, request).await,
         }
+    }
+
+    /// Runs a request on this thread, if an instance is free and the run is known to be quick.
+    pub fn try_now(&self, route: &Arc<VersionRoute>, request: &mut Request) -> Option<Outcome> {
+        let span = dispatch_span(route, request);
+        span.in_scope(|| run_here(&self.options, route, request))
+    }
+
+    /// The way of a request that cannot run at once. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// However the request ended, if not with an answer.
+    pub async fn dispatch_queued(&self, route: &Arc<VersionRoute>, mut request: Request) -> Outcome {
+        let span = dispatch_span(route, &mut request);
         let dispatch = Dispatch {
             route: Arc::clone(route),
             request,
             span,
         };
         let model = dispatch.route.id.clone();
-        let router = self.router.borrow().clone();
+        let router = self.router.lock().clone();
         match router.send(dispatch).await {
             Ok(outcome) => outcome,
             // It holds nothing, so a new one takes its place.
             Err(_) => {
-                if !self.router.borrow().connected() {
-                    error!("the router of this thread ended; it is started anew");
-                    *self.router.borrow_mut() = Router::new(self.options.clone()).start();
+                let mut router = self.router.lock();
+                if !router.connected() {
+                    error!("a router ended; it is started anew");
+                    let options = self.options.clone();
+                    *router = Router::start_in_arbiter(&self.arbiter, |_| Router::new(options));
                 }
                 Err(InferError::ModelFailed {
                     model,
@@ -286,9 +317,11 @@ async fn park(route: &VersionRoute, changes: &mut tokio::sync::watch::Receiver<u
 
 impl VersionRoute {
     /// Whether a request that was put in order and checked for `other` may run here, and its outputs be named by it.
-    fn takes_what_was_checked_for(&self, other: &Self) -> bool {
+    pub(crate) fn takes_what_was_checked_for(&self, other: &Self) -> bool {
         self.signature == other.signature
             && self.initial == other.initial
+            && self.axes == other.axes
+            && self.states == other.states
             && self.settings.policy.max_rows == other.settings.policy.max_rows
     }
 }

@@ -12,7 +12,7 @@ use grid_core::InferError;
 use grid_core::batching::BatchPolicy;
 use grid_core::config::{NodeConfig, nearest};
 use grid_core::model::manifest::Manifest;
-use grid_core::model::{ModelId, ModelName, Signature, Version};
+use grid_core::model::{ModelId, ModelName, Signature, StackAxes, StackKey, TensorSpec, Version};
 use grid_core::tensor::Tensor;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -111,6 +111,10 @@ pub struct VersionRoute {
     pub signature: Arc<Signature>,
     /// For each input, what it holds when a request leaves it out: the initial value of a state tensor.
     pub initial: Arc<[Option<Tensor>]>,
+    /// The tensors that one run of a sequence hands to the next.
+    pub states: Arc<[StateSlot]>,
+    /// Along which dimensions requests are stacked; `None` when they run alone.
+    pub axes: Option<Arc<StackAxes>>,
     /// How it is served.
     pub settings: Arc<ModelSettings>,
     /// Its manifest.
@@ -123,6 +127,15 @@ pub struct VersionRoute {
     pub metrics: Arc<ModelMetrics>,
     /// What does not end with an incarnation.
     pub lasting: Arc<Lasting>,
+}
+
+/// A tensor that one run of a sequence hands to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSlot {
+    /// Position of the input that it goes into.
+    pub input: usize,
+    /// Position of the output that it comes out of.
+    pub output: usize,
 }
 
 /// Sums and counts of a model version that outlive its instances.
@@ -168,6 +181,50 @@ impl VersionRoute {
         stats
     }
 
+    /// The shape of an input, without the dimension of its rows where requests are stacked: as Triton's configuration has
+    /// it.
+    pub fn input_dims(&self, index: usize) -> Vec<i64> {
+        let axis = self
+            .axes
+            .as_ref()
+            .and_then(|axes| axes.inputs.get(index).copied().flatten());
+        without(self.signature.inputs.get(index), axis)
+    }
+
+    /// The same of an output.
+    pub fn output_dims(&self, index: usize) -> Vec<i64> {
+        let axis = self.axes.as_ref().and_then(|axes| axes.outputs.get(index).copied());
+        without(self.signature.outputs.get(index), axis)
+    }
+
+    /// What a request of these inputs can be stacked with, and its rows.
+    ///
+    /// # Errors
+    /// When its inputs have different rows, or more than the model's `max_batch_size`.
+    pub fn stacking(&self, inputs: &[Tensor]) -> Result<(u64, usize), InferError> {
+        let Some(axes) = &self.axes else {
+            let rows = inputs.first().and_then(|tensor| tensor.shape().dims().first().copied());
+            return Ok((0, rows.unwrap_or(1)));
+        };
+        let name = |input: usize| &self.signature.inputs[input].name;
+        let StackKey { key, rows } = axes.key(inputs).map_err(|uneven| {
+            let (input, with) = (name(uneven.input), name(uneven.with));
+            InferError::Invalid(format!(
+                "input `{input}`: expected {} rows as in `{with}`, found {}",
+                uneven.expected, uneven.found
+            ))
+        })?;
+        let max_rows = self.settings.policy.max_rows;
+        if rows > max_rows {
+            let first = axes.inputs.iter().position(Option::is_some).unwrap_or_default();
+            return Err(InferError::Invalid(format!(
+                "input `{}`: expected at most {max_rows} rows (the model's max_batch_size), found {rows}",
+                name(first)
+            )));
+        }
+        Ok((key, rows))
+    }
+
     /// Whether a request may be answered: at once, or after a restart that is under way.
     pub fn may_serve(&self) -> bool {
         match self.state {
@@ -185,6 +242,11 @@ impl VersionRoute {
         self.lasting.work.lock().lanes.iter().map(|lane| lane.in_flight()).sum()
     }
 
+    /// Whether a request may have outputs before its last ones.
+    pub fn answers_in_parts(&self) -> bool {
+        self.lanes.first().is_some_and(|lane| lane.in_steps())
+    }
+
     /// The error of a request that finds no instance.
     pub fn not_ready(&self) -> InferError {
         InferError::NotReady {
@@ -192,6 +254,12 @@ impl VersionRoute {
             reason: self.state.reason().to_owned(),
         }
     }
+}
+
+fn without(spec: Option<&TensorSpec>, axis: Option<usize>) -> Vec<i64> {
+    let dims = spec.map(TensorSpec::protocol_shape).unwrap_or_default();
+    let kept = dims.into_iter().enumerate().filter(|(index, _)| Some(*index) != axis);
+    kept.map(|(_, dim)| dim).collect()
 }
 
 /// The versions of one model.
@@ -250,6 +318,11 @@ impl Routes {
     pub(super) fn publish(&self, table: HashMap<ModelName, ModelRoute>) {
         self.table.store(Arc::new(table));
         self.changes.send_modify(|change| *change += 1);
+    }
+
+    /// The present route of a version.
+    pub fn find(&self, id: &ModelId) -> Option<Arc<VersionRoute>> {
+        self.read().get(&id.name)?.versions.get(&id.version).cloned()
     }
 
     /// The route of a model and version as a client names them.

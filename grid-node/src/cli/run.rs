@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use grid_core::config::NodeConfig;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::actors::{ReplicaState, VersionRoute};
 use crate::node::Problems;
@@ -22,6 +23,7 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
     }
     // A panic inside a model is caught and answered; it belongs into the log like anything else.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    raise_file_limit();
     let name = config.node.name.clone();
     let signals = match Signals::new() {
         Ok(signals) => signals,
@@ -38,6 +40,9 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
         }
     };
     println!("node {name} listening on http://{}", node.address());
+    if let Some(address) = node.grpc_address() {
+        println!("node {name} listening on grpc://{address}");
+    }
     for line in node.runtimes() {
         println!("  {line}");
     }
@@ -46,6 +51,19 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
     }
     serve(node, signals);
     ExitCode::SUCCESS
+}
+
+/// Lets the process open as many files as the system lets it. The usual soft limit of 1024 is for programs that use
+/// `select`, and a connection takes two places.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "the limit of open files stays where it is");
+    }
 }
 
 /// The signals that a node answers to.

@@ -52,6 +52,7 @@ fn lane(instance: Box<dyn Instance>, max_rows: usize) -> (Lane, Arc<AtomicUsize>
         },
         weight: 100,
         slots: instance.slots(),
+        in_steps: !instance.finishes_in_one_step(),
         inline_below: Duration::from_secs(1),
         metrics: Arc::new(ModelMetrics::new(&model)),
         model,
@@ -161,7 +162,7 @@ fn a_cancelled_request_leaves_the_instance_between_two_steps() {
 
 #[test]
 fn a_request_that_panics_is_found_in_its_batch_and_ends_the_lane() {
-    let (lane, panics) = lane(Box::new(Stacked(Doubler)), 8);
+    let (lane, panics) = lane(Box::new(Stacked::new(Doubler, Some(&axes()))), 8);
     let values = [1.0, 2.0, -1.0, 3.0];
     let answers: Vec<_> = values
         .iter()
@@ -188,7 +189,7 @@ fn a_request_that_panics_is_found_in_its_batch_and_ends_the_lane() {
 
 #[test]
 fn a_run_is_inline_only_when_its_size_is_known_to_be_quick() {
-    let (lane, _) = lane(Box::new(Stacked(Doubler)), 0);
+    let (lane, _) = lane(Box::new(Stacked::new(Doubler, Some(&axes()))), 0);
     assert!(lane.run_inline(&request(1.0)).is_none(), "never measured");
     drop(lane.enqueue(&request(1.0)));
     let answer = lane.enqueue(&request(1.0)).unwrap();
@@ -208,4 +209,12 @@ fn a_run_is_inline_only_when_its_size_is_known_to_be_quick() {
     let refused = lane.run_inline(&late).unwrap().unwrap_err();
     assert!(matches!(refused, InferError::DeadlineExceeded { .. }), "{refused}");
     assert_eq!(lane.stats().succeeded, 2);
+}
+
+/// Rows in the first dimension of the one input and the one output.
+fn axes() -> grid_core::model::StackAxes {
+    grid_core::model::StackAxes {
+        inputs: vec![Some(0)],
+        outputs: vec![0],
+    }
 }

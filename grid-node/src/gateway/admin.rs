@@ -1,5 +1,7 @@
 //! Who may change what a node serves.
 
+use std::net::IpAddr;
+
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use grid_core::config::HttpSettings;
@@ -7,19 +9,59 @@ use grid_core::config::HttpSettings;
 /// Why an administrative call is refused: the status and the message.
 pub(super) type Refusal = (u16, &'static str);
 
-/// Lets an administrative call pass: with the token, where one is configured; else from this machine alone.
+/// Who makes an administrative call, whatever the protocol.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    /// The address that the connection comes from.
+    pub(super) peer: Option<IpAddr>,
+    /// Where a web page came from that makes the call. Only browsers say that.
+    pub(super) origin: Option<&'a str>,
+    /// The name that the caller knows this node by.
+    pub(super) host: Option<&'a str>,
+    /// What the caller presents as its permission.
+    pub(super) authorization: Option<&'a str>,
+}
+
+/// Lets an administrative call over HTTP pass.
 pub(super) fn permit(request: &HttpRequest, http: &HttpSettings) -> Result<(), Refusal> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let caller = Caller {
+        peer: request.peer_addr().map(|peer| peer.ip()),
+        origin: header(ORIGIN),
+        host: header(HOST),
+        authorization: header(AUTHORIZATION),
+    };
+    permit_caller(&caller, http)
+}
+
+/// Whether that names a machine by its address, or this one. Any other name may be made to mean this machine by whoever
+/// owns it (DNS rebinding), and then a page of theirs would pass for one of this node's.
+fn is_literal(authority: &str) -> bool {
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, port)| match port.parse::<u16>() {
+            Ok(_) => host,
+            Err(_) => authority,
+        });
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok()
+}
+
+/// Lets an administrative call pass: with the token, where one is configured; else from this machine alone.
+pub(super) fn permit_caller(caller: &Caller<'_>, http: &HttpSettings) -> Result<(), Refusal> {
     // A web page that a person on this machine has open can make their browser call loopback. A browser then says
     // where the page came from, and no other client does.
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(origin) = header(ORIGIN) {
-        let host = header(HOST).unwrap_or_default();
-        if origin.split_once("://").map(|(_, origin)| origin) != Some(host) {
+    if let Some(origin) = caller.origin {
+        let of_page = origin.split_once("://").map(|(_, origin)| origin);
+        if of_page.is_none() || of_page != caller.host || !of_page.is_some_and(is_literal) {
             return Err((403, "administrative calls from web pages of other origins are refused"));
         }
     }
     if let Some(token) = &http.admin_token {
-        let given = header(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let given = caller.authorization.and_then(|value| value.strip_prefix("Bearer "));
         return match given {
             Some(given) if token.matches(given.as_bytes()) => Ok(()),
             Some(_) => Err((403, "the token is not that of `http.admin_token`")),
@@ -29,10 +71,7 @@ pub(super) fn permit(request: &HttpRequest, http: &HttpSettings) -> Result<(), R
             )),
         };
     }
-    if request
-        .peer_addr()
-        .is_some_and(|peer| peer.ip().to_canonical().is_loopback())
-    {
+    if caller.peer.is_some_and(|peer| peer.to_canonical().is_loopback()) {
         return Ok(());
     }
     Err((
@@ -43,7 +82,7 @@ pub(super) fn permit(request: &HttpRequest, http: &HttpSettings) -> Result<(), R
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, SocketAddr};
+    use std::net::SocketAddr;
 
     use actix_web::http::header::HeaderName;
     use actix_web::test::TestRequest;
@@ -136,6 +175,14 @@ mod tests {
             assert_eq!(refusal(None, LOOPBACK, &foreign), Some(403), "{origin:?}");
             let foreign = [(ORIGIN, origin), host.clone(), (AUTHORIZATION, right.as_str())];
             assert_eq!(refusal(Some(TOKEN), LOOPBACK, &foreign), Some(403), "{origin:?}");
+        }
+        for (origin, host, refused) in [
+            ("http://[::1]:8000", "[::1]:8000", None),
+            ("http://localhost", "localhost", None),
+            ("http://rebound.example:8000", "rebound.example:8000", Some(403)),
+        ] {
+            let headers = [(ORIGIN, origin), (HOST, host)];
+            assert_eq!(refusal(None, LOOPBACK, &headers), refused, "{origin}");
         }
         let own = [(ORIGIN, "http://127.0.0.1:8000"), host];
         assert_eq!(refusal(None, LOOPBACK, &own), None);

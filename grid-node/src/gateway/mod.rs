@@ -3,8 +3,12 @@
 mod admin;
 mod bodies;
 mod context;
+pub mod grpc;
+mod inference;
 mod observe;
+mod pages;
 pub mod rest;
+pub mod websocket;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -19,7 +23,7 @@ use grid_core::config::NodeConfig;
 use bodies::Bodies;
 pub(crate) use observe::Exported;
 
-use crate::actors::{Catalog, RouterHandle, RouterOptions, Routes};
+use crate::actors::{Catalog, RouterHandle, RouterOptions, Routes, Sessions};
 use crate::compute::Pool;
 use crate::standing::Standing;
 use crate::telemetry::Prometheus;
@@ -30,6 +34,7 @@ pub(crate) struct Gateway {
     pub(crate) config: Arc<NodeConfig>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) pool: Pool,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) catalog: Addr<Catalog>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) prometheus: Prometheus,
@@ -71,7 +76,9 @@ pub(crate) fn serve(gateway: Gateway, listener: TcpListener) -> std::io::Result<
         App::new()
             .app_data(web::Data::new(worker))
             .configure(rest::routes)
+            .configure(websocket::routes)
             .configure(observe::routes)
+            .configure(pages::routes)
             .default_service(web::to(rest::no_such_path))
     };
     let workers = http.workers.unwrap_or_else(crate::loading::available_cores);
@@ -82,6 +89,8 @@ pub(crate) fn serve(gateway: Gateway, listener: TcpListener) -> std::io::Result<
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(REQUEST_HEAD)
         .client_disconnect_timeout(DISCONNECT)
+        // A WebSocket ends its connection itself.
+        .on_connect(websocket::keep_handle)
         // Otherwise a client that has gone is not noticed, and its work goes on.
         .h1_allow_half_closed(false)
         .disable_signals()

@@ -17,7 +17,18 @@ pub(super) fn zeros(
 ) -> Result<Inputs, String> {
     let input = |spec: &TensorSpec| {
         let state = manifest.states.iter().find(|state| state.input == spec.name);
-        let shape = match dims(&spec.name).or_else(|| state.and_then(|state| state.shape.clone())) {
+        let of_state = || {
+            let state = state?;
+            let mut shape = state.shape.clone()?;
+            if let Some(size) = shape
+                .get_mut(state.batch_axis)
+                .filter(|_| manifest.batching.max_batch_size > 0)
+            {
+                *size = rows;
+            }
+            Some(shape)
+        };
+        let shape = match dims(&spec.name).or_else(of_state) {
             Some(dims) => Shape::new(&dims),
             None => closed_shape(spec, rows),
         };

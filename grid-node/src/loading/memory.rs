@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
@@ -31,6 +32,8 @@ pub struct MemoryBudget {
     ledger: Arc<Mutex<MemoryLedger>>,
     /// By path, so that it does not grow with every content that a file ever had.
     measured: Arc<DashMap<PathBuf, Measured>>,
+    /// Bytes held beside models. Changed under the lock of the ledger only.
+    held: Arc<AtomicU64>,
 }
 
 impl MemoryBudget {
@@ -40,6 +43,7 @@ impl MemoryBudget {
         Self {
             ledger: Arc::new(Mutex::new(MemoryLedger::new(bytes))),
             measured: Arc::default(),
+            held: Arc::default(),
         }
     }
 
@@ -81,8 +85,92 @@ impl MemoryBudget {
         })
     }
 
+    /// Takes a part of the budget for something other than a model.
+    ///
+    /// # Errors
+    /// When less is free.
+    pub fn hold(&self, bytes: u64) -> Result<HeldMemory, OverBudget> {
+        let bytes = bytes.next_multiple_of(GRAIN);
+        let id = {
+            let mut ledger = self.ledger.lock();
+            within_share(&ledger, self.held.load(Ordering::Relaxed), bytes)?;
+            let id = ledger.reserve(bytes)?;
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+            id
+        };
+        self.publish();
+        Ok(HeldMemory {
+            id,
+            bytes,
+            budget: self.clone(),
+        })
+    }
+
     fn publish(&self) {
         gauge!("grid_memory_reserved_bytes").set(self.usage().1 as f64);
+    }
+}
+
+/// A part of the budget that grows and shrinks with what it is for; returned when this is dropped.
+#[derive(Debug)]
+pub struct HeldMemory {
+    id: ReservationId,
+    bytes: u64,
+    budget: MemoryBudget,
+}
+
+/// What held memory is counted in: finer would be a look at the ledger for every few bytes.
+const GRAIN: u64 = 4 << 10;
+
+impl HeldMemory {
+    /// Makes it so many bytes.
+    ///
+    /// # Errors
+    /// When the budget cannot hold them; it then stays as it was.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), OverBudget> {
+        let bytes = bytes.next_multiple_of(GRAIN);
+        if bytes != self.bytes {
+            let mut ledger = self.budget.ledger.lock();
+            let others = self.budget.held.load(Ordering::Relaxed) - self.bytes;
+            within_share(&ledger, others, bytes)?;
+            ledger.settle(self.id, bytes)?;
+            self.budget.held.store(others + bytes, Ordering::Relaxed);
+            drop(ledger);
+            self.bytes = bytes;
+            self.budget.publish();
+        }
+        Ok(())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// What is held beside models must leave models their place: all of it together may take one part in so many.
+const HELD_SHARE: u64 = 4;
+
+fn within_share(ledger: &MemoryLedger, held: u64, more: u64) -> Result<(), OverBudget> {
+    let share = ledger.budget() / HELD_SHARE;
+    let free = share.saturating_sub(held);
+    if more <= free {
+        return Ok(());
+    }
+    Err(OverBudget {
+        needed: more,
+        free,
+        budget: share,
+    })
+}
+
+impl Drop for HeldMemory {
+    fn drop(&mut self) {
+        let mut ledger = self.budget.ledger.lock();
+        ledger.release(self.id);
+        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        drop(ledger);
+        self.budget.publish();
     }
 }
 

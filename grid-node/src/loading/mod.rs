@@ -11,18 +11,18 @@ mod warm_up;
 
 use std::sync::Arc;
 
-use grid_core::model::ModelId;
 use grid_core::model::manifest::Manifest;
+use grid_core::model::{ModelId, StackAxes};
 use grid_core::tensor::Tensor;
 use tracing::{info, warn};
 
 pub use loader::{LoadFailed, Loader};
-pub use memory::{MemoryBudget, Reservation};
+pub use memory::{HeldMemory, MemoryBudget, Reservation};
 pub use system::{
     available_cores, bound_kept_memory, compute_threads, memory_limit, resident_bytes, return_free_memory,
 };
 
-use crate::runtime::{Artifact, Instance, Model, OpenOptions, Runtimes, Stacking};
+use crate::runtime::{Artifact, Instance, Model, OpenOptions, Runtimes};
 
 /// What to load.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +49,8 @@ pub struct Loaded {
     pub runtime: &'static str,
     /// For each input, the initial value of the state that it carries, if it carries one.
     pub initial: Vec<Option<Tensor>>,
+    /// Along which dimensions requests are stacked; `None` when they run alone.
+    pub axes: Option<StackAxes>,
     /// As many as the manifest says.
     pub instances: Vec<Box<dyn Instance>>,
     /// Its part of the budget.
@@ -64,11 +66,11 @@ impl Loaded {
 }
 
 impl Plan {
-    /// How requests of this model are stacked.
-    pub fn stacking(&self) -> Stacking {
-        Stacking {
-            max_rows: self.manifest.batching.max_batch_size,
-        }
+    /// Along which dimensions requests of this model are stacked; `None` when they run alone.
+    fn axes(&self, model: &dyn Model) -> Option<StackAxes> {
+        let stacks = self.manifest.batching.max_batch_size > 0;
+        // That it can be done was checked when the file was opened.
+        stacks.then(|| StackAxes::of(&self.manifest, model.signature()).ok())?
     }
 
     /// Loads the version. Blocks; for the loader thread.
@@ -105,6 +107,7 @@ impl Plan {
         info!(model = %self.id.name, version = self.id.version, runtime, bytes = reservation.bytes(), "loaded");
         Ok(Loaded {
             initial: made_up::initial_states(model.signature(), &self.manifest)?,
+            axes: self.axes(model.as_ref()),
             model,
             runtime,
             instances,
@@ -135,7 +138,9 @@ impl Plan {
     /// # Errors
     /// When the runtime makes none, or a warm-up that the manifest asks for fails.
     pub fn instance(&self, model: &dyn Model) -> Result<Box<dyn Instance>, String> {
-        let mut instance = model.instance(self.stacking()).map_err(|error| error.to_string())?;
+        let mut instance = model
+            .instance(self.axes(model).as_ref())
+            .map_err(|error| error.to_string())?;
         if let Err(reason) = warm_up::warm_up(instance.as_mut(), model.signature(), &self.manifest) {
             if !self.manifest.warm_ups.is_empty() {
                 return Err(format!("{}: warm-up: {reason}", self.id));

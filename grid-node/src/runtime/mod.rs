@@ -10,7 +10,7 @@
 //! model keeps requests resident over many steps, each at its own position with its own cache, and the scheduler adds
 //! new ones between steps (iteration-level batching, Orca, OSDI'22). A table finishes look-ups in one step without
 //! stacking anything. Tensor models do not implement [`Instance`] themselves: they implement [`TensorModel`], and
-//! [`Stacked`] turns that into an instance which stacks compatible requests along the first dimension.
+//! [`Stacked`] turns that into an instance which stacks compatible requests.
 
 mod checks;
 mod choice;
@@ -26,7 +26,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use grid_core::model::Signature;
+use grid_core::model::{Signature, StackAxes};
 use grid_core::tensor::Tensor;
 use smallvec::SmallVec;
 
@@ -116,18 +116,13 @@ pub trait Model: Send + Sync {
     /// Inputs and outputs, derived from the file.
     fn signature(&self) -> &Signature;
 
-    /// Makes an instance, sharing weights with its siblings where the runtime can. Runs on a loader thread.
+    /// Makes an instance, sharing weights with its siblings where the runtime can. Runs on a loader thread. `axes` says
+    /// along which dimensions requests are stacked that it is given together; without it they are given one by one, but
+    /// to an instance that stacks nothing.
     ///
     /// # Errors
     /// When the runtime refuses, for want of memory say.
-    fn instance(&self, stacking: Stacking) -> Result<Box<dyn Instance>, OpenError>;
-}
-
-/// How many requests may be computed together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stacking {
-    /// Most rows (first dimension) of one run; 0: each request runs alone, whatever its rows.
-    pub max_rows: usize,
+    fn instance(&self, axes: Option<&StackAxes>) -> Result<Box<dyn Instance>, OpenError>;
 }
 
 /// The model ran and could not compute this input.

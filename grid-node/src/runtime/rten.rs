@@ -14,7 +14,7 @@ use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
-use grid_core::model::{Signature, TensorSpec};
+use grid_core::model::{Signature, StackAxes, TensorSpec};
 use grid_core::tensor::Tensor;
 use rten::{LoadErrorKind, NodeId, RunOptions, ThreadPool};
 
@@ -22,9 +22,7 @@ pub use pool::on_compute_thread;
 
 use super::checks::{TENSORS_ONLY, check_readable};
 use super::onnx_file::{Declared, Kind, OnnxFile};
-use super::{
-    Artifact, Instance, Model, ModelError, OpenError, OpenOptions, Outputs, Runtime, Stacked, Stacking, TensorModel,
-};
+use super::{Artifact, Instance, Model, ModelError, OpenError, OpenOptions, Outputs, Runtime, Stacked, TensorModel};
 
 const NAME: &str = "rten";
 /// Shown wherever rten lacks something that ONNX Runtime has.
@@ -102,8 +100,8 @@ impl Model for RtenModel {
         &self.signature
     }
 
-    fn instance(&self, _stacking: Stacking) -> Result<Box<dyn Instance>, OpenError> {
-        Ok(Box::new(Stacked(RtenInstance(Arc::clone(&self.shared)))))
+    fn instance(&self, axes: Option<&StackAxes>) -> Result<Box<dyn Instance>, OpenError> {
+        Ok(Box::new(Stacked::new(RtenInstance(Arc::clone(&self.shared)), axes)))
     }
 }
 

@@ -1,17 +1,31 @@
-//! Makes an [`Instance`] of a [`TensorModel`] by stacking requests along their first dimension.
+//! Makes an [`Instance`] of a [`TensorModel`] by stacking requests along the dimensions that hold their rows.
 //!
-//! What is stacked is chosen before, by the batch former: requests whose tensors differ in their first dimension alone,
-//! and never more rows than the model's `max_batch_size`. Here they become one run, and its outputs are cut apart
-//! again without copying. If the run fails, it is split in halves until the request that fails stands alone, so that
-//! its neighbours get their answers.
+//! What is stacked is chosen before, by the batch former: requests whose tensors differ in their rows alone, and never
+//! more rows than the model's `max_batch_size`. Here they become one run, and its outputs are cut apart again, without
+//! copying where the rows are the first dimension. If the run fails, it is split in halves until the request that fails
+//! stands alone, so that its neighbours get their answers.
 
-use grid_core::tensor::{AlignedBytes, Tensor};
+use grid_core::model::StackAxes;
+use grid_core::tensor::{StackError, Tensor, concatenate, split};
 
 use super::{Inputs, Instance, ModelError, Outputs, Progress, TensorModel, Work};
 
 /// An instance that runs `M` over stacked requests.
 #[derive(Debug)]
-pub struct Stacked<M>(pub M);
+pub struct Stacked<M> {
+    model: M,
+    axes: Option<StackAxes>,
+}
+
+impl<M> Stacked<M> {
+    /// An instance that stacks along these dimensions; without them it runs one request after the other.
+    pub fn new(model: M, axes: Option<&StackAxes>) -> Self {
+        Self {
+            model,
+            axes: axes.cloned(),
+        }
+    }
+}
 
 impl<M: TensorModel> Instance for Stacked<M> {
     fn finishes_in_one_step(&self) -> bool {
@@ -21,7 +35,7 @@ impl<M: TensorModel> Instance for Stacked<M> {
     fn step(&mut self, work: &mut [Work]) {
         match work {
             [] => {}
-            [alone] => alone.progress = Progress::Finished(self.0.run(&alone.inputs)),
+            [alone] => alone.progress = Progress::Finished(self.model.run(&alone.inputs)),
             many => match self.run_stacked(many) {
                 Ok(answers) => {
                     for (work, answer) in many.iter_mut().zip(answers) {
@@ -40,69 +54,54 @@ impl<M: TensorModel> Instance for Stacked<M> {
 
 impl<M: TensorModel> Stacked<M> {
     fn run_stacked(&mut self, work: &[Work]) -> Result<Vec<Outputs>, ModelError> {
-        let rows: Vec<usize> = work.iter().map(|work| rows(&work.inputs)).collect();
-        let inputs = stack(work)?;
-        let outputs = self.0.run(&inputs)?;
-        unstack(&outputs, &rows)
+        let axes = self
+            .axes
+            .as_ref()
+            .ok_or_else(|| ModelError("requests are not stacked".to_owned()))?;
+        let rows = work.iter().map(|work| rows(axes, &work.inputs));
+        let rows: Vec<usize> = rows
+            .collect::<Option<_>>()
+            .ok_or_else(|| ModelError("no input has rows".to_owned()))?;
+        let outputs = self.model.run(&stack(axes, work)?)?;
+        unstack(axes, &outputs, &rows)
     }
 }
 
-/// Rows of a request: the first dimension of its inputs.
-fn rows(inputs: &[Tensor]) -> usize {
-    inputs
-        .first()
-        .and_then(|tensor| tensor.shape().dims().first().copied())
-        .unwrap_or(1)
+fn rows(axes: &StackAxes, inputs: &[Tensor]) -> Option<usize> {
+    let mut sizes = inputs.iter().zip(&axes.inputs);
+    sizes.find_map(|(tensor, axis)| tensor.shape().dims().get((*axis)?).copied())
 }
 
-fn stack(work: &[Work]) -> Result<Inputs, ModelError> {
-    let columns = work.first().map_or(0, |first| first.inputs.len());
-    (0..columns)
-        .map(|column| {
-            let parts = || work.iter().map(|work| &work.inputs[column]);
-            let first = &work[0].inputs[column];
-            let rows = parts().map(|part| part.shape().dims()[0]).sum();
-            let mut bytes = AlignedBytes::with_capacity(parts().map(|part| part.data().len()).sum());
-            for part in parts() {
-                bytes.extend_from_slice(part.data().as_slice());
-            }
-            Tensor::new(first.data_type(), first.shape().with_first(rows), bytes.freeze())
-                .map_err(|error| ModelError(error.to_string()))
-        })
-        .collect()
+fn stack(axes: &StackAxes, work: &[Work]) -> Result<Inputs, ModelError> {
+    let column = |(position, axis): (usize, &Option<usize>)| {
+        let parts: Vec<&Tensor> = work.iter().filter_map(|work| work.inputs.get(position)).collect();
+        match axis {
+            Some(axis) => concatenate(&parts, *axis).map_err(failed),
+            // The batch former has seen to it that they are the same, up to an unlucky hash.
+            None => match &parts[..] {
+                [first, others @ ..] if others.iter().all(|other| other == first) => Ok((*first).clone()),
+                _ => Err(ModelError(
+                    "requests with different shared inputs were stacked".to_owned(),
+                )),
+            },
+        }
+    };
+    axes.inputs.iter().enumerate().map(column).collect()
 }
 
-fn unstack(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Outputs>, ModelError> {
-    let total: usize = rows.iter().sum();
-    for output in outputs {
-        if output.shape().dims().first() != Some(&total) {
-            return Err(ModelError(format!(
-                "an output of shape {} came back for {total} stacked rows",
-                output.shape()
-            )));
+fn unstack(axes: &StackAxes, outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Outputs>, ModelError> {
+    let mut answers: Vec<Outputs> = vec![Outputs::new(); rows.len()];
+    for (output, axis) in outputs.iter().zip(&axes.outputs) {
+        let pieces = split(output, *axis, rows).map_err(failed)?;
+        for (answer, piece) in answers.iter_mut().zip(pieces) {
+            answer.push(piece);
         }
     }
-    let mut from = 0;
-    rows.iter()
-        .map(|&count| {
-            let answer = outputs.iter().map(|output| cut(output, from, count, total)).collect();
-            from += count;
-            answer
-        })
-        .collect()
+    Ok(answers)
 }
 
-/// Rows `from..from + count` of a tensor of `total` rows, sharing its memory.
-fn cut(tensor: &Tensor, from: usize, count: usize, total: usize) -> Result<Tensor, ModelError> {
-    let row_bytes = tensor.data().len().checked_div(total).unwrap_or(0);
-    tensor
-        .data()
-        .slice(from * row_bytes, (from + count) * row_bytes)
-        .ok_or_else(|| ModelError("stacked rows reach past the output".to_owned()))
-        .and_then(|data| {
-            Tensor::new(tensor.data_type(), tensor.shape().with_first(count), data)
-                .map_err(|error| ModelError(error.to_string()))
-        })
+fn failed(error: StackError) -> ModelError {
+    ModelError(error.to_string())
 }
 
 #[cfg(test)]
@@ -128,6 +127,14 @@ mod tests {
         }
     }
 
+    fn doubler() -> Stacked<Doubler> {
+        let axes = StackAxes {
+            inputs: vec![Some(0)],
+            outputs: vec![0],
+        };
+        Stacked::new(Doubler { runs: vec![] }, Some(&axes))
+    }
+
     fn request(rows: usize, value: f32) -> Work {
         let tensor = Tensor::from_values([rows, 2].into(), &vec![value; rows * 2]).unwrap();
         Work {
@@ -147,10 +154,10 @@ mod tests {
 
     #[test]
     fn stacked_requests_get_their_own_rows_back() {
-        let mut instance = Stacked(Doubler { runs: vec![] });
+        let mut instance = doubler();
         let mut work = [request(1, 1.0), request(3, 2.0), request(2, 3.0)];
         instance.step(&mut work);
-        assert_eq!(instance.0.runs, [6]);
+        assert_eq!(instance.model.runs, [6]);
         assert_eq!(answer(&work[0]), Ok(vec![2.0; 2]));
         assert_eq!(answer(&work[1]), Ok(vec![4.0; 6]));
         assert_eq!(answer(&work[2]), Ok(vec![6.0; 4]));
@@ -158,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_failing_request_fails_alone() {
-        let mut instance = Stacked(Doubler { runs: vec![] });
+        let mut instance = doubler();
         let mut work: Vec<_> = (0..8).map(|i| request(1, if i == 5 { -1.0 } else { 1.0 })).collect();
         instance.step(&mut work);
         for (index, work) in work.iter().enumerate() {

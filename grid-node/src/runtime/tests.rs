@@ -62,7 +62,7 @@ fn refusal(runtime: &dyn Runtime, path: &Path) -> OpenError {
 }
 
 fn instance(model: &dyn Model) -> Box<dyn Instance> {
-    model.instance(Stacking { max_rows: 0 }).unwrap()
+    model.instance(None).unwrap()
 }
 
 /// One request through an instance.

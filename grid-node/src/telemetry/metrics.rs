@@ -123,6 +123,7 @@ pub fn describe() {
     let counters = HashMap::from([
         ("grid_requests_total", "Requests by outcome"),
         ("grid_shard_restarts_total", "Restarts of shard actors"),
+        ("grid_sequence_events_total", "Sequences started, resumed, expired"),
     ]);
     for (name, text) in counters {
         describe_counter!(name, text);
@@ -132,6 +133,8 @@ pub fn describe() {
     describe_histogram!("grid_compute_seconds", Unit::Seconds, "Length of a run");
     describe_histogram!("grid_batch_rows", "Rows of a run");
     describe_gauge!("grid_in_flight", "Requests accepted and unanswered");
+    describe_gauge!("grid_sequences", "Sequences that live");
+    describe_gauge!("grid_websockets", "Open WebSocket connections");
     describe_gauge!("grid_ready_instances", "Instances that are ready");
     describe_gauge!("grid_memory_budget_bytes", Unit::Bytes, "Memory budget for models");
     describe_gauge!("grid_memory_reserved_bytes", Unit::Bytes, "Memory reserved for models");

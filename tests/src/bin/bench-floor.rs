@@ -2,7 +2,11 @@
 //!
 //! It runs the same model through the same runtime, with the same session options and the same code for JSON and the
 //! binary form, inline on the worker thread, one instance for each worker. No router, actor, queue, metrics, ids, limits
-//! or supervision. Called as `bench-floor run CONFIG`, like a node, so that the benches start both alike.
+//! or supervision. Called as `bench-floor run CONFIG`, like a node, so that the benches start both alike. Where the config
+//! has `grpc.listen`, it is the floor of the gRPC bench too: the same with tonic.
+
+#[path = "bench-floor/grpc.rs"]
+mod grpc;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,8 +15,9 @@ use std::sync::Arc;
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use grid_core::config;
-use grid_node::gateway::rest::codec::{self, HEADER_LENGTH, OutputTensor, RequestBody, Response};
-use grid_node::runtime::{Instance, Model, OpenOptions, Progress, Runtimes, Stacking, Work};
+use grid_core::tensor::Tensor;
+use grid_node::gateway::rest::codec::{self, HEADER_LENGTH, MessageKind, OutputTensor, RequestBody, Response};
+use grid_node::runtime::{Instance, Model, OpenOptions, Outputs, Progress, Runtimes, Work};
 use grid_node::store;
 
 struct Served {
@@ -21,6 +26,33 @@ struct Served {
 }
 
 type Models = HashMap<String, Served>;
+
+impl Served {
+    fn new(model: &Arc<dyn Model>) -> Self {
+        Self {
+            model: Arc::clone(model),
+            instance: RefCell::new(model.instance(None).expect("it was opened before")),
+        }
+    }
+
+    fn run<N: AsRef<str>>(&self, tensors: impl IntoIterator<Item = (N, Tensor)>) -> Result<Outputs, String> {
+        let signature = self.model.signature();
+        let inputs = signature
+            .arrange(tensors, |_| None)
+            .map_err(|error| error.to_string())?;
+        let mut work = [Work {
+            id: 0,
+            inputs,
+            progress: Progress::Running,
+        }];
+        self.instance.borrow_mut().step(&mut work);
+        let [work] = work;
+        match work.progress {
+            Progress::Finished(outputs) => outputs.map_err(|error| error.to_string()),
+            _ => Err("the model did not finish".to_owned()),
+        }
+    }
+}
 
 async fn infer(request: HttpRequest, body: web::Bytes, models: web::Data<Models>) -> HttpResponse {
     let name = request.match_info().get("name").unwrap_or_default();
@@ -42,25 +74,12 @@ fn answer(request: &HttpRequest, body: web::Bytes, name: &str, served: &Served) 
     let body = builder.finish().map_err(|error| error.to_string())?;
     let decoded = codec::decode(&body).map_err(|error| error.to_string())?;
     let signature = served.model.signature();
-    let tensors = decoded.inputs.iter().map(|(name, tensor)| (name, tensor.clone()));
-    let inputs = signature
-        .arrange(tensors, |_| None)
-        .map_err(|error| error.to_string())?;
-    let mut work = [Work {
-        id: 0,
-        inputs,
-        progress: Progress::Running,
-    }];
-    served.instance.borrow_mut().step(&mut work);
-    let [work] = work;
-    let Progress::Finished(outputs) = work.progress else {
-        return Err("the model did not finish".to_owned());
-    };
-    let outputs = outputs.map_err(|error| error.to_string())?;
+    let outputs = served.run(decoded.inputs.iter().map(|(name, tensor)| (name, tensor.clone())))?;
     let response = Response {
         model_name: name,
         model_version: 1,
         id: decoded.id.as_deref(),
+        kind: MessageKind::Http,
     };
     let tensors = signature
         .outputs
@@ -111,17 +130,14 @@ async fn main() -> std::io::Result<()> {
             }
         }
     }
+    let workers = config.http.workers.unwrap_or_else(grid_node::loading::available_cores);
+    if let Some(address) = config.grpc.listen {
+        println!("floor listening on grpc://{}", grpc::serve(address, workers, &models)?);
+    }
     let server = HttpServer::new(move || {
         let served: Models = models
             .iter()
-            .map(|(name, model)| {
-                let instance = model.instance(Stacking { max_rows: 0 }).expect("it was opened before");
-                let served = Served {
-                    model: Arc::clone(model),
-                    instance: RefCell::new(instance),
-                };
-                (name.clone(), served)
-            })
+            .map(|(name, model)| (name.clone(), Served::new(model)))
             .collect();
         App::new()
             .app_data(web::Data::new(served))
@@ -129,7 +145,7 @@ async fn main() -> std::io::Result<()> {
             .route("/v2/models/{name}/infer", web::post().to(infer))
             .route("/v2/health/ready", web::get().to(HttpResponse::Ok))
     })
-    .workers(config.http.workers.unwrap_or_else(grid_node::loading::available_cores))
+    .workers(workers)
     .bind(config.http.listen)?;
     println!("floor listening on http://{}", server.addrs()[0]);
     server.run().await

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 
+use super::{NUMBER, Template};
+
 /// An inference request, made from a sample file: `{"inputs": [{"name", "shape", "datatype", "data"}]}`.
 #[derive(Clone, Debug)]
 pub struct InferRequest {
@@ -86,8 +88,7 @@ impl InferRequest {
 
     /// The whole HTTP request with the tensors as JSON numbers, asking for JSON outputs.
     pub fn json(&self) -> Vec<u8> {
-        let inputs: Vec<Value> = self.inputs.iter().map(Input::with_data).collect();
-        let body = json!({ "inputs": inputs }).to_string();
+        let body = self.json_with(json!({})).to_string();
         http_request(
             "POST",
             &self.path,
@@ -98,24 +99,39 @@ impl InferRequest {
 
     /// The whole HTTP request with the tensors as bytes behind the JSON, asking for outputs of the same kind.
     pub fn binary(&self) -> Result<Vec<u8>, SampleError> {
-        let tensors = self.inputs.iter().map(Input::bytes).collect::<Result<Vec<_>, _>>()?;
-        let inputs: Vec<Value> = self
-            .inputs
-            .iter()
-            .zip(&tensors)
-            .map(|(input, bytes)| input.with_size(bytes.len()))
-            .collect();
-        let header = json!({ "inputs": inputs, "parameters": { "binary_data_output": true } }).to_string();
-        let mut body = header.clone().into_bytes();
-        for bytes in &tensors {
-            body.extend_from_slice(bytes);
-        }
+        let (header, tensors) = self.binary_with(json!({}))?;
         let length = header.len().to_string();
         let headers = [
             ("Content-Type", "application/octet-stream"),
             ("Inference-Header-Content-Length", length.as_str()),
         ];
+        let body = [header.as_bytes(), &tensors].concat();
         Ok(http_request("POST", &self.path, &headers, &body))
+    }
+
+    /// The message of a WebSocket with the tensors as JSON numbers. Its number is its `id`.
+    pub fn json_message(&self) -> Template {
+        Template::text(&self.json_with(json!({ "id": NUMBER })).to_string())
+    }
+
+    /// The message of a WebSocket with the tensors as bytes behind the JSON. Its number is its `id`.
+    pub fn binary_message(&self) -> Result<Template, SampleError> {
+        let (header, tensors) = self.binary_with(json!({ "id": NUMBER }))?;
+        Ok(Template::binary(&header, &tensors, 0))
+    }
+
+    fn json_with(&self, mut body: Value) -> Value {
+        body["inputs"] = self.inputs.iter().map(Input::with_data).collect();
+        body
+    }
+
+    /// The JSON, and the tensors.
+    fn binary_with(&self, mut header: Value) -> Result<(String, Vec<u8>), SampleError> {
+        let tensors = self.inputs.iter().map(Input::bytes).collect::<Result<Vec<_>, _>>()?;
+        let sized = self.inputs.iter().zip(&tensors);
+        header["inputs"] = sized.map(|(input, bytes)| input.with_size(bytes.len())).collect();
+        header["parameters"] = json!({ "binary_data_output": true });
+        Ok((header.to_string(), tensors.concat()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::LoadError;
+use super::window::Window;
 
 /// The longest latency that is told apart from a longer one.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -100,9 +101,9 @@ impl Recorder {
         self.latencies.saturating_record(latency.as_nanos() as u64);
     }
 
-    pub(super) fn report(self, window: Duration, cpu: Duration, connections_lost: usize) -> LoadReport {
+    pub(super) fn report(self, window: &Window, connections_lost: usize) -> LoadReport {
         let quantile = |q| Duration::from_nanos(self.latencies.value_at_quantile(q));
-        let seconds = window.as_secs_f64();
+        let seconds = window.length().as_secs_f64();
         LoadReport {
             requests: self.requests,
             errors: self.errors,
@@ -113,7 +114,7 @@ impl Recorder {
             p99: quantile(0.99),
             p999: quantile(0.999),
             max: Duration::from_nanos(self.latencies.max()),
-            cpu_seconds_of_generator: cpu.as_secs_f64(),
+            cpu_seconds_of_generator: window.cpu().as_secs_f64(),
             errors_by_status: self.errors_by_status,
             first_error: self.first_error,
         }

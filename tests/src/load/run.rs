@@ -2,28 +2,20 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
-use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::event::epoll::EventFlags;
 
 use super::connection::{Answer, Connection};
+use super::poller::{Events, Poller};
 use super::report::Recorder;
-use super::{Check, Load, LoadError, LoadReport, Pace};
-
-/// How long after the window the last answers are waited for; what is then missing counts as an error.
-const DRAIN_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
-/// How late the kernel may wake the open loop. Its default of 50 µs would be measured as latency of the server.
-const TIMER_SLACK_NANOSECONDS: u64 = 1_000;
-const SCRATCH: usize = 256 * 1024;
+use super::window::{FineTimer, Window};
+use super::{Check, DRAIN_LIMIT, Load, LoadError, LoadReport, Pace, SCRATCH};
 
 struct Run<'a> {
     load: &'a Load,
     check: &'a Check,
-    epoll: OwnedFd,
+    poller: Poller,
     /// None where the server went away and takes no new connection.
     connections: Vec<Option<Connection>>,
     /// Connections whose first answer was looked at. A connection that replaces a broken one is looked at again.
@@ -44,25 +36,15 @@ struct Timetable {
     sent: u64,
 }
 
-/// The counted part of the run: from warm-up's end to the end of the duration.
-struct Window {
-    from: Instant,
-    to: Instant,
-    /// The thread's CPU time when the loop saw the window open, and close.
-    opened: Option<Duration>,
-    closed: Option<Duration>,
-}
-
 pub(super) fn run(load: &Load, check: &Check, pace: Pace) -> Result<LoadReport, LoadError> {
     if load.connections == 0 || load.duration.is_zero() {
         return Err(LoadError::Invalid("a load needs a connection and a duration"));
     }
     let _slack = matches!(pace, Pace::Every { .. }).then(FineTimer::set);
-    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|error| system("make an epoll", error))?;
     let mut run = Run {
         load,
         check,
-        epoll,
+        poller: Poller::new()?,
         connections: Vec::with_capacity(load.connections),
         checked: vec![false; load.connections],
         idle: (0..load.connections).collect(),
@@ -74,12 +56,7 @@ pub(super) fn run(load: &Load, check: &Check, pace: Pace) -> Result<LoadReport, 
             pace,
             sent: 0,
         },
-        window: Window {
-            from: Instant::now(),
-            to: Instant::now(),
-            opened: None,
-            closed: None,
-        },
+        window: Window::new(Instant::now(), Duration::ZERO),
     };
     for index in 0..load.connections {
         let connection = run.open(index)?;
@@ -87,8 +64,7 @@ pub(super) fn run(load: &Load, check: &Check, pace: Pace) -> Result<LoadReport, 
     }
     let start = Instant::now();
     run.timetable.start = start;
-    run.window.from = start + load.warm_up;
-    run.window.to = run.window.from + load.duration;
+    run.window = Window::new(start + load.warm_up, load.duration);
     run.until_drained()
 }
 
@@ -99,38 +75,25 @@ impl Run<'_> {
             source,
         };
         let connection = Connection::open(self.load.address).map_err(connect)?;
-        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(
-            &self.epoll,
-            &connection.stream,
-            EventData::new_u64(index as u64),
-            interest,
-        )
-        .map_err(|error| system("watch a connection", error))?;
+        self.poller.watch(&connection.stream, index)?;
         Ok(connection)
     }
 
     fn until_drained(mut self) -> Result<LoadReport, LoadError> {
-        let mut events = vec![MaybeUninit::<epoll::Event>::uninit(); self.load.connections.clamp(1, 1024)];
+        let mut events = Events::of(self.load.connections);
         loop {
             let now = Instant::now();
             self.window.observe(now);
             self.send_due(now)?;
-            let over = self.window.closed.is_some();
-            if over && (self.is_drained() || now >= self.window.to + DRAIN_LIMIT) {
+            if self.window.is_over() && (self.is_drained() || now >= self.window.to + DRAIN_LIMIT) {
                 break;
             }
             if self.idle.is_empty() && self.lost() == self.connections.len() {
                 break;
             }
-            let timeout = duration_to_timespec(self.next_wake(now).saturating_duration_since(now));
-            let ready = match epoll::wait(&self.epoll, events.as_mut_slice(), Some(&timeout)) {
-                Ok((ready, _)) => ready,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(system("wait for its connections", error)),
-            };
-            for event in ready {
-                self.handle(event.data.u64() as usize, event.flags)?;
+            let limit = self.next_wake(now).saturating_duration_since(now);
+            for (index, flags) in self.poller.wait(&mut events, limit)? {
+                self.handle(index, flags)?;
             }
         }
         Ok(self.report())
@@ -316,14 +279,8 @@ impl Run<'_> {
                     .failed(now - due, None, || "never sent: no connection was free".to_owned());
             }
         }
-        let cpu_now = thread_cpu();
-        let cpu = self
-            .window
-            .closed
-            .unwrap_or(cpu_now)
-            .saturating_sub(self.window.opened.unwrap_or(cpu_now));
         let lost = self.lost();
-        self.recorder.report(self.window.to - self.window.from, cpu, lost)
+        self.recorder.report(&self.window, lost)
     }
 }
 
@@ -349,59 +306,5 @@ impl Timetable {
                 Some(due)
             }
         }
-    }
-}
-
-impl Window {
-    fn contains(&self, moment: Instant) -> bool {
-        (self.from..self.to).contains(&moment)
-    }
-
-    fn observe(&mut self, now: Instant) {
-        if self.opened.is_none() && now >= self.from {
-            self.opened = Some(thread_cpu());
-        }
-        if self.closed.is_none() && now >= self.to {
-            self.closed = Some(thread_cpu());
-        }
-    }
-}
-
-/// Wakes the thread on time for as long as it lives.
-struct FineTimer {
-    before: u64,
-}
-
-impl FineTimer {
-    fn set() -> Self {
-        let before = rustix::thread::current_timer_slack().unwrap_or(0);
-        // Without it latencies are some 50 µs too long, and nothing else is wrong.
-        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NANOSECONDS));
-        Self { before }
-    }
-}
-
-impl Drop for FineTimer {
-    fn drop(&mut self) {
-        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(self.before));
-    }
-}
-
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-fn duration_to_timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: duration.as_secs() as i64,
-        tv_nsec: duration.subsec_nanos().into(),
-    }
-}
-
-fn system(what: &'static str, error: rustix::io::Errno) -> LoadError {
-    LoadError::System {
-        what,
-        source: error.into(),
     }
 }

@@ -87,6 +87,22 @@ pub fn exchange(address: SocketAddr, request: &[u8]) -> Result<Response, HttpErr
     Ok(response)
 }
 
+/// Reads the head of a response, and what came behind it so far.
+pub(crate) fn read_head(stream: &mut TcpStream) -> Result<(Response, Vec<u8>), HttpError> {
+    let mut received = Vec::new();
+    let mut piece = [0; 16 * 1024];
+    loop {
+        let count = stream.read(&mut piece)?;
+        if count == 0 {
+            return Err(HttpError::Malformed("closed within the head".to_owned()));
+        }
+        received.extend_from_slice(&piece[..count]);
+        if let Some((response, head)) = parse_head(&received)? {
+            return Ok((response, received.split_off(head)));
+        }
+    }
+}
+
 fn parse_head(bytes: &[u8]) -> Result<Option<(Response, usize)>, HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Response::new(&mut headers);

@@ -43,12 +43,19 @@ fn ready_elsewhere() -> String {
 #[test]
 fn the_address_is_read_from_the_line_that_tells_it() {
     let address = Some(([127, 0, 0, 1], 4711).into());
-    assert_eq!(listening_address("listening on http://127.0.0.1:4711"), address);
     assert_eq!(
-        listening_address("INFO listening on http://127.0.0.1:4711/ since now"),
+        listening_address("listening on http://127.0.0.1:4711", LISTENING),
         address
     );
-    assert_eq!(listening_address("listening on nothing"), None);
+    assert_eq!(
+        listening_address("INFO listening on http://127.0.0.1:4711/ since now", LISTENING),
+        address
+    );
+    assert_eq!(listening_address("listening on grpc://127.0.0.1:4711", LISTENING), None);
+    assert_eq!(
+        listening_address("listening on grpc://127.0.0.1:4711", LISTENING_GRPC),
+        address
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{DeclaredTensor, Diagnostic, Manifest, Origin, Problem, StateTensor, shape_text};
 use crate::config::one_of;
-use crate::model::{Dim, Signature, TensorSpec};
+use crate::model::{Dim, NotStackable, Signature, StackAxes, TensorSpec};
 use crate::tensor::DataType;
 
 impl Manifest {
@@ -192,21 +192,28 @@ impl Check<'_> {
     }
 
     fn batching(&mut self, signature: &Signature) {
-        let rows = self.manifest.batching.max_batch_size;
-        if rows == 0 || signature.can_stack() {
+        let batching = &self.manifest.batching;
+        for (index, name) in batching.shared.iter().enumerate() {
+            self.find(&format!("batching.shared[{index}]"), name, &signature.inputs);
+        }
+        let rows = batching.max_batch_size;
+        if rows == 0 {
             return;
         }
-        let fixed = |spec: &&TensorSpec| !spec.has_dynamic_first() || spec.data_type.size().is_none();
-        let why = match signature.inputs.iter().chain(&signature.outputs).find(fixed) {
-            Some(spec) if spec.has_dynamic_first() => format!("{:?} holds byte strings", spec.name),
-            Some(spec) => {
-                format!(
-                    "the first size of {:?} is not open in its shape {}",
-                    spec.name,
-                    dims_text(spec.shape.as_deref())
-                )
+        let Err(problem) = StackAxes::of(self.manifest, signature) else {
+            return;
+        };
+        let why = match problem {
+            NotStackable::Strings(spec) => format!("{:?} holds byte strings", spec.name),
+            NotStackable::Fixed { spec, axis } => {
+                let size = match axis {
+                    0 => "the first size".to_owned(),
+                    _ => format!("size {axis}, counted from 0,"),
+                };
+                let dims = dims_text(spec.shape.as_deref());
+                format!("{size} of {:?} is not open in its shape {dims}", spec.name)
             }
-            None => "the model has no inputs".to_owned(),
+            NotStackable::NoRows => "no input of the model has rows".to_owned(),
         };
         let expected = format!("0 (requests cannot be stacked: {why})");
         self.report(

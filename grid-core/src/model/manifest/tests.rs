@@ -64,10 +64,13 @@ fn every_key_is_read() {
         [batching]
         max_batch_size = 32
         max_queue_delay = "2ms"
+        shared = ["rate"]
         [limits]
         queue = 5
         timeout = "1s"
         memory = "10MiB"
+        sequences = 9
+        sequence_life = "3s"
         [[warm_up]]
         [[warm_up]]
         rows = 4
@@ -93,11 +96,14 @@ fn every_key_is_read() {
         batching: Batching {
             max_batch_size: 32,
             max_queue_delay: Duration::from_millis(2),
+            shared: vec!["rate".to_owned()],
         },
         limits: ModelLimits {
             queue: Some(5),
             timeout: Some(Duration::from_secs(1)),
             memory: Some(10 << 20),
+            sequences: Some(9),
+            sequence_life: Some(Duration::from_secs(3)),
         },
         states: Vec::new(),
         warm_ups: vec![
@@ -132,6 +138,7 @@ fn states_are_read_with_their_defaults() {
         output: output.to_owned(),
         initial,
         shape,
+        batch_axis: 0,
     };
     assert_eq!(
         found.states,
@@ -211,9 +218,8 @@ fn what_is_wrong_with_the_text_alone_is_told_by_line_and_key() {
                                                 found \"2m\"",
         ),
         (
-            "[batching]\nmax_batch_size = 8\n[[state]]\ninput = 'a'\noutput = 'b'",
-            "2: batching.max_batch_size: expected \
-            0, since the streams of a model with `[[state]]` are not batched by this version, found the integer 8",
+            "[limits]\nsequences = 0",
+            "2: limits.sequences: expected a whole number from 1 to 10000000, found the integer 0",
         ),
     ];
     for (text, expected) in cases {

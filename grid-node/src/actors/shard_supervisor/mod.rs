@@ -16,11 +16,12 @@ use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture, WrapFuture,
 };
 use grid_core::config::NodeConfig;
+use grid_core::model::manifest::StateTensor;
 use grid_core::model::{ModelId, ModelName, Version};
 use grid_core::supervision::{RestartPolicy, Verdict};
 use tracing::{error, info, warn};
 
-use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes};
+use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot};
 use super::shard::{Exited, ShardActor};
 use drain::{Drains, Unloader};
 use replica::{Child, InMemory, Replica};
@@ -189,10 +190,18 @@ impl ShardSupervisor {
             start(&mut child, id, options, instance, &lasting, ctx);
             children.push(child);
         }
+        let signature = loaded.model.signature();
+        let slot = |state: &StateTensor| {
+            let (input, output) = (signature.input(&state.input)?, signature.output(&state.output)?);
+            Some(StateSlot { input, output })
+        };
         replica.loaded = Some(InMemory {
+            // That they are there was checked when the file was opened.
+            states: plan.manifest.states.iter().filter_map(slot).collect(),
             model: loaded.model,
             runtime: loaded.runtime,
             initial: loaded.initial.into(),
+            axes: loaded.axes.map(Arc::new),
             instances: children,
             reservation: loaded.reservation,
         });

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use actix::Addr;
 use grid_core::config::NodeConfig;
+use grid_core::model::StackAxes;
 use grid_core::supervision::RestartHistory;
 use grid_core::tensor::Tensor;
 
-use crate::actors::routes::{Lasting, ModelSettings, ReplicaState, VersionRoute};
+use crate::actors::routes::{Lasting, ModelSettings, ReplicaState, StateSlot, VersionRoute};
 use crate::actors::shard::ShardActor;
 use crate::compute::{Lane, LaneOptions};
 use crate::loading::{Plan, Reservation};
@@ -30,6 +31,8 @@ pub(super) struct InMemory {
     pub(super) model: Arc<dyn Model>,
     pub(super) runtime: &'static str,
     pub(super) initial: Arc<[Option<Tensor>]>,
+    pub(super) states: Arc<[StateSlot]>,
+    pub(super) axes: Option<Arc<StackAxes>>,
     pub(super) instances: Vec<Child>,
     pub(super) reservation: Reservation,
 }
@@ -80,6 +83,7 @@ impl Replica {
             policy: self.settings.policy,
             weight: self.settings.weight,
             slots: instance.slots(),
+            in_steps: !instance.finishes_in_one_step(),
             inline_below: self.settings.inline_below,
             metrics: Arc::clone(&self.metrics),
         }
@@ -93,6 +97,8 @@ impl Replica {
             runtime: loaded.map_or("", |loaded| loaded.runtime),
             signature: Arc::new(loaded.map_or_else(Default::default, |loaded| loaded.model.signature().clone())),
             initial: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.initial)),
+            states: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.states)),
+            axes: loaded.and_then(|loaded| loaded.axes.clone()),
             settings: Arc::clone(&self.settings),
             manifest: Arc::clone(&self.plan.manifest),
             instances: self.plan.instances,

@@ -35,6 +35,8 @@ pub struct LaneOptions {
     pub weight: u32,
     /// Most requests that may be resident in the instance at once.
     pub slots: usize,
+    /// Whether a request takes several steps, and may have outputs before its last one.
+    pub in_steps: bool,
     /// Requests whose runs are measured to be shorter may run on the caller's thread.
     pub inline_below: Duration,
     /// Where run times are recorded.
@@ -102,6 +104,11 @@ impl Lane {
     /// Whose instance it leads to.
     pub fn model(&self) -> &ModelId {
         &self.options.model
+    }
+
+    /// Whether a request takes several steps, and may have outputs before its last one.
+    pub fn in_steps(&self) -> bool {
+        self.options.in_steps
     }
 
     pub(super) fn weight(&self) -> u32 {

@@ -10,19 +10,15 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, He
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::StreamExt;
 use grid_core::InferError;
-use grid_core::batching::{DEFAULT_PRIORITY, Entry};
-use grid_core::tensor::Tensor;
-use smallvec::SmallVec;
 use tracing::{Span, debug, debug_span, warn};
 
-use super::codec::{
-    self, DecodedRequest, Encoded, HEADER_LENGTH, OutputTensor, RequestBody, RequestedOutput, Response, classify,
-};
+use super::codec::{self, Encoded, HEADER_LENGTH, MessageKind, RequestBody, Response};
 use super::{named, refuse};
-use crate::actors::{VersionRoute, deadline};
-use crate::compute::{Answer, Request, Timing};
-use crate::gateway::Worker;
+use crate::actors::{AnswerForm, SequenceMessage, StepOutcome, VersionRoute, pick};
+use crate::compute::{Answer, Timing};
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
+use crate::gateway::inference::{self, checked, encode_in, encode_picked, order, place};
+use crate::gateway::{Gateway, Worker};
 use crate::standing::Stage;
 
 const HEADER_LENGTH_NAME: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -115,85 +111,38 @@ impl Exchange<'_> {
         let room = |bytes| if held.grow(bytes) { Ok(()) } else { Err(full()) };
         let body = read_body(request, payload, limit, room).await?;
         let decoded = codec::decode(&body)?;
-        let wanted = wanted_outputs(self.route, &decoded)?;
-        let request = self.request(&decoded)?;
-        let outcome = self.worker.router.dispatch(self.route, request).await;
-        let Answer { outputs, timing } = outcome?;
-        let encoded = self.encode(&decoded, &wanted, &outputs)?;
-        Ok((respond(encoded), timing))
-    }
-
-    fn request(&self, decoded: &DecodedRequest<'_>) -> Result<Request, InferError> {
-        let route = self.route;
-        if decoded.parameters.sequence_id.is_some() {
-            return Err(InferError::Invalid(
-                "parameter `sequence_id`: sequences are not served by this version; send the state tensors".to_owned(),
-            ));
-        }
-        let inputs = decoded.inputs.iter().map(|(name, tensor)| (name, tensor.clone()));
-        let inputs: SmallVec<[Tensor; 2]> = route
-            .signature
-            .arrange(inputs, |index| route.initial.get(index).cloned().flatten())?;
-        let (key, rows) = stacking(route, &inputs)?;
-        Ok(Request {
-            inputs,
-            entry: Entry {
-                key,
-                rows,
-                priority: decoded
-                    .parameters
-                    .priority
-                    .filter(|&priority| priority > 0)
-                    .unwrap_or(DEFAULT_PRIORITY),
-                arrived: self.arrived,
-            },
-            deadline: deadline(route, self.arrived, decoded.parameters.timeout),
-            partial: None,
-            span: self.span.clone(),
-        })
-    }
-
-    fn encode(
-        &self,
-        decoded: &DecodedRequest<'_>,
-        wanted: &[(usize, Option<&RequestedOutput<'_>>)],
-        outputs: &[Tensor],
-    ) -> Result<Encoded, InferError> {
-        let specs = &self.route.signature.outputs;
-        let failed = |reason: String| InferError::ModelFailed {
-            model: self.route.id.clone(),
-            reason,
+        let parameters = &decoded.parameters;
+        let Some(sequence) = inference::sequence(parameters)? else {
+            let (request, wanted) = checked(self.route, &decoded, false, self.arrived, self.span.clone())?;
+            let Answer { outputs, timing } = self.worker.router.dispatch(self.route, request).await?;
+            let response = Response {
+                model_name: self.route.id.name.as_str(),
+                model_version: self.route.id.version,
+                id: decoded.id.as_deref(),
+                kind: MessageKind::Http,
+            };
+            let (id, signature) = (&self.route.id, &self.route.signature);
+            let encoded = encode_picked(&response, id, signature, &wanted, &pick(&wanted, &outputs))?;
+            return Ok((respond(encoded), timing));
         };
-        let mut classes: SmallVec<[(usize, Tensor); 1]> = SmallVec::new();
-        for (index, requested) in wanted {
-            if let Some(count) = requested.and_then(|requested| requested.classification) {
-                let output = outputs
-                    .get(*index)
-                    .ok_or_else(|| failed("an output did not come".to_owned()))?;
-                let classified = classify(output, count, None)
-                    .map_err(|error| InferError::Invalid(format!("output `{}`: {error}", specs[*index].name)))?;
-                classes.push((*index, classified));
-            }
-        }
-        let tensors: SmallVec<[OutputTensor<'_>; 4]> = wanted
-            .iter()
-            .filter_map(|(index, requested)| {
-                let classified = classes.iter().find(|(of, _)| of == index).map(|(_, tensor)| tensor);
-                Some(OutputTensor {
-                    name: &specs[*index].name,
-                    tensor: classified.or_else(|| outputs.get(*index))?,
-                    binary: requested
-                        .and_then(|requested| requested.binary_data)
-                        .unwrap_or(decoded.parameters.binary_data_output),
-                })
-            })
-            .collect();
-        let response = Response {
-            model_name: self.route.id.name.as_str(),
-            model_version: self.route.id.version,
-            id: decoded.id.as_deref(),
+        let Gateway { routes, sessions, .. } = &*self.worker.shared;
+        let names_version = named(request).1.is_some();
+        let order = order(parameters);
+        let route = sessions.route(routes, Arc::clone(self.route), sequence, names_version, order.start)?;
+        let (request, wanted) = checked(&route, &decoded, true, self.arrived, self.span.clone())?;
+        let form = AnswerForm {
+            model: route.id.clone(),
+            signature: Arc::clone(&route.signature),
+            id: decoded.id.as_deref().map(Box::from),
+            wanted,
         };
-        codec::encode(&response, tensors.iter().copied()).map_err(|error| failed(error.to_string()))
+        let message = SequenceMessage { request, route, form };
+        let router = &self.worker.router;
+        let told = sessions.infer(router, sequence, order, message).await?;
+        let StepOutcome { form, result, .. } = &*told.outcome;
+        let Answer { outputs, timing } = result.clone()?;
+        let kind = MessageKind::HttpOfSequence(place(&told, sequence));
+        Ok((respond(encode_in(form, kind, &outputs)?), timing))
     }
 
     fn record(&self, result: &Result<(HttpResponse, Timing), InferError>, context: &Context) {
@@ -262,72 +211,6 @@ async fn read_body(
 
 /// A client that sends a body slower than this holds memory for nothing.
 const SLOWEST_BODY: Duration = Duration::from_secs(60);
-
-/// Positions of the outputs that go back, each with how it was asked for.
-type Wanted<'d, 'b> = SmallVec<[(usize, Option<&'d RequestedOutput<'b>>); 4]>;
-
-/// Which outputs go back, and how they were asked for: all of them when none is named.
-fn wanted_outputs<'d, 'b>(route: &VersionRoute, decoded: &'d DecodedRequest<'b>) -> Result<Wanted<'d, 'b>, InferError> {
-    if decoded.outputs.is_empty() {
-        return Ok((0..route.signature.outputs.len()).map(|index| (index, None)).collect());
-    }
-    let mut wanted = Wanted::new();
-    for requested in &decoded.outputs {
-        let Some(index) = route.signature.output(&requested.name) else {
-            let known: Vec<_> = route
-                .signature
-                .outputs
-                .iter()
-                .map(|spec| format!("`{}`", spec.name))
-                .collect();
-            return Err(InferError::Invalid(format!(
-                "output `{}`: the model has no such output; expected {}",
-                requested.name,
-                known.join(", ")
-            )));
-        };
-        if wanted.iter().any(|(other, _)| *other == index) {
-            return Err(InferError::Invalid(format!(
-                "output `{}`: asked for twice, expected once",
-                requested.name
-            )));
-        }
-        wanted.push((index, Some(requested)));
-    }
-    Ok(wanted)
-}
-
-/// What a request can be stacked with, and its rows.
-fn stacking(route: &VersionRoute, inputs: &[Tensor]) -> Result<(u64, usize), InferError> {
-    let first = |tensor: &Tensor| tensor.shape().dims().first().copied().unwrap_or(1);
-    let rows = inputs.first().map_or(1, first);
-    let max_rows = route.settings.policy.max_rows;
-    if max_rows == 0 {
-        return Ok((0, rows));
-    }
-    if rows > max_rows {
-        return Err(InferError::Invalid(format!(
-            "input `{}`: expected at most {max_rows} rows (the model's max_batch_size), found {rows}",
-            route.signature.inputs[0].name
-        )));
-    }
-    // FNV-1a over the sizes that must agree. Two shapes of one hash would fail to stack and then run alone.
-    let mut key = 0xcbf2_9ce4_8422_2325_u64;
-    for (tensor, spec) in inputs.iter().zip(&route.signature.inputs) {
-        if first(tensor) != rows {
-            return Err(InferError::Invalid(format!(
-                "input `{}`: expected {rows} rows as in `{}`, found {}",
-                spec.name,
-                route.signature.inputs[0].name,
-                first(tensor)
-            )));
-        }
-        for &dim in tensor.shape().dims().iter().skip(1).chain([&usize::MAX]) {
-            key = (key ^ dim as u64).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    Ok((key, rows))
-}
 
 fn respond(encoded: Encoded) -> HttpResponse {
     let mut response = HttpResponse::Ok();

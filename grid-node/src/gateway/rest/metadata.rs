@@ -8,13 +8,14 @@ use super::{named, platform, refuse};
 use crate::gateway::Worker;
 
 /// Extensions of the protocol that work here.
-const EXTENSIONS: [&str; 7] = [
+const EXTENSIONS: [&str; 8] = [
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",
     "parameters",
     "schedule_policy",
+    "sequence",
     "statistics",
 ];
 

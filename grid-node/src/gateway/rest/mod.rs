@@ -44,7 +44,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 /// What a path names: `{name}` and, where the path has it, `{version}`.
-fn named(request: &HttpRequest) -> (&str, Option<&str>) {
+pub(super) fn named(request: &HttpRequest) -> (&str, Option<&str>) {
     let path = request.match_info();
     (path.get("name").unwrap_or_default(), path.get("version"))
 }
@@ -55,7 +55,7 @@ fn platform(route: &VersionRoute) -> String {
 }
 
 /// The answer of a request that failed, as the table of [`codec::status`] has it.
-fn refuse(error: &InferError) -> HttpResponse {
+pub(super) fn refuse(error: &InferError) -> HttpResponse {
     let mut response = message(codec::status(error), &error.to_string());
     if let Some(seconds) = codec::retry_after(error) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -64,7 +64,7 @@ fn refuse(error: &InferError) -> HttpResponse {
 }
 
 /// An error message in the protocol's form.
-fn message(status: u16, text: &str) -> HttpResponse {
+pub(super) fn message(status: u16, text: &str) -> HttpResponse {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     HttpResponse::build(status)
         .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
@@ -77,7 +77,7 @@ const MAX_MESSAGE_CHARS: usize = 1000;
 /// mostly stands behind them: cutting the end alone would lose it.
 const MAX_QUOTED_CHARS: usize = 100;
 
-fn cut(text: &str) -> Cow<'_, str> {
+pub(in crate::gateway) fn cut(text: &str) -> Cow<'_, str> {
     if text.chars().nth(MAX_MESSAGE_CHARS).is_none() {
         return Cow::Borrowed(text);
     }
@@ -110,7 +110,7 @@ fn cut_to(text: &str, chars: usize) -> Cow<'_, str> {
 
 pub(super) async fn no_such_path(request: HttpRequest) -> HttpResponse {
     // The paths of the table above exist under other methods, which is what most people got wrong who come here.
-    let known = "/v2, /v2/health/{live,ready}, /v2/models/NAME[/versions/N][/infer], /v2/repository/index, /metrics";
+    let known = "/v2, /v2/health/{live,ready}, /v2/models/NAME[/versions/N][/infer|/stream], /v2/repository/index, /metrics, /pages/voice";
     let path: String = request.path().chars().take(200).collect();
     message(404, &format!("no {} {path} here; there is {known}", request.method()))
 }

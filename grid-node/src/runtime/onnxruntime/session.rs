@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use grid_core::model::{Dim, Signature, TensorSpec};
+use grid_core::model::{Dim, Signature, StackAxes, TensorSpec};
 use grid_core::tensor::{DataType, Tensor};
 use ort::ErrorCode;
 use ort::environment::{Environment, ThreadManager};
@@ -16,7 +16,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use super::call::Call;
 use crate::runtime::checks::{TENSORS_ONLY, check_readable};
 use crate::runtime::onnx_file::OnnxFile;
-use crate::runtime::{Instance, Model, ModelError, OpenError, Outputs, Stacked, Stacking, TensorModel, thread_starter};
+use crate::runtime::{Instance, Model, ModelError, OpenError, Outputs, Stacked, TensorModel, thread_starter};
 
 const NAME: &str = "onnxruntime";
 
@@ -61,8 +61,8 @@ impl Model for OnnxModel {
         &self.signature
     }
 
-    fn instance(&self, _stacking: Stacking) -> Result<Box<dyn Instance>, OpenError> {
-        Ok(Box::new(Stacked(OnnxInstance(Arc::clone(&self.call)))))
+    fn instance(&self, axes: Option<&StackAxes>) -> Result<Box<dyn Instance>, OpenError> {
+        Ok(Box::new(Stacked::new(OnnxInstance(Arc::clone(&self.call)), axes)))
     }
 }
 

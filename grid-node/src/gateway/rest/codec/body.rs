@@ -57,6 +57,34 @@ impl RequestBody {
         }
     }
 
+    /// A binary message of a WebSocket: the length of its JSON in four bytes (little-endian), the JSON, raw tensors. The
+    /// tensors are used where they lie.
+    ///
+    /// # Errors
+    /// When the message is shorter than it says.
+    pub fn from_message(message: &Buffer) -> Result<Self, InferError> {
+        let invalid = |found: usize| {
+            InferError::Invalid(format!(
+                "binary message: expected four bytes with the length of the JSON that follows them, at most {}, found {found}",
+                message.len().saturating_sub(4)
+            ))
+        };
+        let bytes = message.as_slice();
+        let length = bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes) as usize);
+        let Some(length) = length else {
+            let length = message.len();
+            return Err(InferError::Invalid(format!(
+                "binary message: expected at least four bytes, found {length}"
+            )));
+        };
+        let end = length.checked_add(4).ok_or_else(|| invalid(length))?;
+        let json = message.slice(4, end).ok_or_else(|| invalid(length))?;
+        Ok(Self {
+            json: Json::Joined(json),
+            binary: message.slice(end, message.len()),
+        })
+    }
+
     /// The JSON.
     pub fn json(&self) -> &[u8] {
         match &self.json {

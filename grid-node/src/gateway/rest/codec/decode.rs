@@ -27,10 +27,13 @@ pub struct DecodedRequest<'a> {
     /// `parameters` of the whole request.
     pub parameters: Parameters,
     /// The inputs in the order of the request. Two may have the same name: the signature refuses that.
-    pub inputs: SmallVec<[(Cow<'a, str>, Tensor); 2]>,
+    pub inputs: NamedTensors<'a>,
     /// The outputs that are wanted, none meaning all.
     pub outputs: SmallVec<[RequestedOutput<'a>; 2]>,
 }
+
+/// Tensors with their names, in the order of the request.
+pub type NamedTensors<'a> = SmallVec<[(Cow<'a, str>, Tensor); 2]>;
 
 /// An output that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,66 +52,111 @@ pub struct RequestedOutput<'a> {
 /// [`InferError::Invalid`] when the body is not a request of the protocol; the message names the tensor, what was
 /// expected and what was found.
 pub fn decode(body: &RequestBody) -> Result<DecodedRequest<'_>, InferError> {
-    let text = std::str::from_utf8(body.json()).map_err(|error| {
+    let text = text_of(body)?;
+    read(text, body.binary()).map_err(|fault| explained(text, fault))
+}
+
+/// The JSON as text.
+pub(super) fn text_of(body: &RequestBody) -> Result<&str, InferError> {
+    std::str::from_utf8(body.json()).map_err(|error| {
         let at = error.valid_up_to();
         InferError::Invalid(format!(
             "the request's JSON at byte {at}: expected UTF-8, found something else"
         ))
-    })?;
-    read(text, body.binary()).map_err(|fault| {
-        InferError::Invalid(match fault {
-            Fault::Syntax { at, expected } => Cursor::explain(text, at, expected),
-            Fault::Refused(reason) => reason,
-        })
+    })
+}
+
+/// The error that tells of a fault.
+pub(super) fn explained(text: &str, fault: Fault) -> InferError {
+    InferError::Invalid(match fault {
+        Fault::Syntax { at, expected } => Cursor::explain(text, at, expected),
+        Fault::Refused(reason) => reason,
     })
 }
 
 fn read<'a>(text: &'a str, binary: Option<&Buffer>) -> Result<DecodedRequest<'a>, Fault> {
     let mut cursor = Cursor::new(text);
-    let mut binary = Binary::new(binary);
-    let (mut id, mut parameters, mut inputs, mut outputs) = (None, None, None, None);
-    cursor.object(|cursor, key| match key {
-        "id" => {
-            let read = typed(cursor, key, "a string", |kind| match kind {
-                Kind::Text(id) => Some(Some(id)),
-                Kind::Null => Some(None),
-                _ => None,
-            })?;
-            fill(&mut id, key, read)
-        }
-        "parameters" if cursor.eat_null() => fill(&mut parameters, key, Parameters::default()),
-        "parameters" => {
-            begins(cursor, b'{', "`parameters`", "an object")?;
-            let read = Parameters::read(cursor).map_err(|fault| prefixed("parameters", fault))?;
-            fill(&mut parameters, key, read)
-        }
-        "inputs" => {
-            let mut list = SmallVec::new();
-            each(cursor, "input", |cursor| {
-                list.push(input(cursor, &mut binary)?);
-                Ok(())
-            })?;
-            fill(&mut inputs, key, list)
-        }
-        "outputs" if cursor.eat_null() => fill(&mut outputs, key, SmallVec::new()),
-        "outputs" => {
-            let mut list = SmallVec::new();
-            each(cursor, "output", |cursor| {
-                list.push(output(cursor)?);
-                Ok(())
-            })?;
-            fill(&mut outputs, key, list)
-        }
-        _ => cursor.skip(),
-    })?;
+    let mut members = RequestMembers::new(binary);
+    cursor.object(|cursor, key| members.read(cursor, key))?;
     cursor.end()?;
-    binary.end()?;
-    Ok(DecodedRequest {
-        id: id.flatten(),
-        parameters: parameters.unwrap_or_default(),
-        inputs: inputs.ok_or_else(|| Fault::Refused("`inputs`: missing, expected an array".to_owned()))?,
-        outputs: outputs.unwrap_or_default(),
-    })
+    members.finish()
+}
+
+/// The members of a request while they are read, each filled at most once.
+pub(super) struct RequestMembers<'a, 'b> {
+    binary: Binary<'b>,
+    id: Option<Option<Cow<'a, str>>>,
+    parameters: Option<Parameters>,
+    inputs: Option<NamedTensors<'a>>,
+    outputs: Option<SmallVec<[RequestedOutput<'a>; 2]>>,
+}
+
+impl<'a, 'b> RequestMembers<'a, 'b> {
+    pub(super) fn new(binary: Option<&'b Buffer>) -> Self {
+        Self {
+            binary: Binary::new(binary),
+            id: None,
+            parameters: None,
+            inputs: None,
+            outputs: None,
+        }
+    }
+
+    /// The id, once it was read.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_ref()?.as_deref()
+    }
+
+    /// Reads the member of this name, or passes it over.
+    pub(super) fn read(&mut self, cursor: &mut Cursor<'a>, key: &str) -> Result<(), Fault> {
+        match key {
+            "id" => {
+                let read = typed(cursor, key, "a string", |kind| match kind {
+                    Kind::Text(id) => Some(Some(id)),
+                    Kind::Null => Some(None),
+                    _ => None,
+                })?;
+                fill(&mut self.id, key, read)
+            }
+            "parameters" if cursor.eat_null() => fill(&mut self.parameters, key, Parameters::default()),
+            "parameters" => {
+                begins(cursor, b'{', "`parameters`", "an object")?;
+                let read = Parameters::read(cursor).map_err(|fault| prefixed("parameters", fault))?;
+                fill(&mut self.parameters, key, read)
+            }
+            "inputs" => {
+                let mut list = SmallVec::new();
+                each(cursor, "input", |cursor| {
+                    list.push(input(cursor, &mut self.binary)?);
+                    Ok(())
+                })?;
+                fill(&mut self.inputs, key, list)
+            }
+            "outputs" if cursor.eat_null() => fill(&mut self.outputs, key, SmallVec::new()),
+            "outputs" => {
+                let mut list = SmallVec::new();
+                each(cursor, "output", |cursor| {
+                    list.push(output(cursor)?);
+                    Ok(())
+                })?;
+                fill(&mut self.outputs, key, list)
+            }
+            _ => cursor.skip(),
+        }
+    }
+
+    /// The request, when the object has ended.
+    pub(super) fn finish(self) -> Result<DecodedRequest<'a>, Fault> {
+        self.binary.end()?;
+        Ok(DecodedRequest {
+            id: self.id.flatten(),
+            parameters: self.parameters.unwrap_or_default(),
+            inputs: self
+                .inputs
+                .ok_or_else(|| Fault::Refused("`inputs`: missing, expected an array".to_owned()))?,
+            outputs: self.outputs.unwrap_or_default(),
+        })
+    }
 }
 
 fn prefixed(prefix: &str, fault: Fault) -> Fault {
@@ -269,7 +317,7 @@ fn missing(key: &str, expected: &str) -> Fault {
     Fault::Refused(format!("`{key}`: missing, expected {expected}"))
 }
 
-fn text<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<Cow<'a, str>, Fault> {
+pub(super) fn text<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<Cow<'a, str>, Fault> {
     typed(cursor, key, "a string", |kind| match kind {
         Kind::Text(text) => Some(text),
         _ => None,

@@ -1,6 +1,7 @@
 //! An inference response, from its tensors to the parts of its body.
 
 use bytes::Bytes;
+use grid_core::sequence::Token;
 use grid_core::tensor::{Buffer, DataType, Element, Tensor};
 use serde::{Serialize, Serializer};
 use smallvec::SmallVec;
@@ -18,6 +19,41 @@ pub struct Response<'a> {
     pub model_version: u64,
     /// The `id` of the request, if it had one.
     pub id: Option<&'a str>,
+    /// Where it goes.
+    pub kind: MessageKind<'a>,
+}
+
+/// What is written beside the tensors, by where a response goes.
+#[derive(Clone, Copy, Debug)]
+pub enum MessageKind<'a> {
+    /// The body of an HTTP response.
+    Http,
+    /// The body of an HTTP response to a message of a sequence.
+    HttpOfSequence(Place<'a>),
+    /// A message on a WebSocket.
+    WebSocket {
+        /// Counts the outputs of the request, from 1.
+        number: u64,
+        /// Whether it is the last one.
+        is_final: bool,
+        /// Where in a sequence it stands, if it stands in one.
+        place: Option<Place<'a>>,
+    },
+}
+
+/// Where a response stands in its sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The sequence.
+    pub id: &'a str,
+    /// The number of the message that is answered.
+    pub number: u64,
+    /// The last number whose state would survive.
+    pub durable: u64,
+    /// Whether the sequence has ended with it.
+    pub ends: bool,
+    /// What it can be resumed with, where this is told.
+    pub token: Option<Token>,
 }
 
 /// An output and the form in which it is sent.
@@ -93,7 +129,24 @@ pub fn encode<'a>(
 ) -> Result<Encoded, EncodeError> {
     let capacity = capacity(response, outputs.clone());
     let mut out = Vec::with_capacity(capacity);
-    out.extend_from_slice(b"{\"model_name\":");
+    out.push(b'{');
+    let place = match response.kind {
+        MessageKind::Http => None,
+        MessageKind::HttpOfSequence(place) => Some(place),
+        MessageKind::WebSocket {
+            number,
+            is_final,
+            place,
+        } => {
+            out.extend_from_slice(b"\"type\":\"output\",\"number\":");
+            write(&mut out, &number);
+            out.extend_from_slice(b",\"final\":");
+            write(&mut out, &is_final);
+            out.push(b',');
+            place
+        }
+    };
+    out.extend_from_slice(b"\"model_name\":");
     write_string(&mut out, response.model_name);
     out.extend_from_slice(b",\"model_version\":\"");
     write(&mut out, &response.model_version);
@@ -101,6 +154,9 @@ pub fn encode<'a>(
     if let Some(id) = response.id {
         out.extend_from_slice(b",\"id\":");
         write_string(&mut out, id);
+    }
+    if let Some(place) = place {
+        write_place(&mut out, &place);
     }
     out.extend_from_slice(b",\"outputs\":[");
     let mut any_binary = false;
@@ -137,6 +193,22 @@ pub fn encode<'a>(
     Ok(Encoded { header_length, parts })
 }
 
+fn write_place(out: &mut Vec<u8>, place: &Place<'_>) {
+    out.extend_from_slice(b",\"parameters\":{\"sequence_id\":");
+    write_string(out, place.id);
+    out.extend_from_slice(b",\"sequence_number\":");
+    write(out, &place.number);
+    out.extend_from_slice(b",\"sequence_durable\":");
+    write(out, &place.durable);
+    out.extend_from_slice(b",\"sequence_end\":");
+    write(out, &place.ends);
+    if let Some(token) = place.token {
+        out.extend_from_slice(b",\"sequence_token\":");
+        write_string(out, &token.to_string());
+    }
+    out.push(b'}');
+}
+
 /// A guess that mostly saves growing the buffer while writing.
 fn capacity<'a>(response: &Response<'_>, outputs: impl Iterator<Item = OutputTensor<'a>>) -> usize {
     let tensors = outputs.map(|output| {
@@ -152,7 +224,11 @@ fn capacity<'a>(response: &Response<'_>, outputs: impl Iterator<Item = OutputTen
         data.saturating_add(output.name.len() + 128)
     });
     let texts = response.model_name.len() + response.id.map_or(0, str::len);
-    tensors.fold(texts + 96, usize::saturating_add)
+    let beside = match response.kind {
+        MessageKind::Http => 96,
+        MessageKind::HttpOfSequence(_) | MessageKind::WebSocket { .. } => 320,
+    };
+    tensors.fold(texts + beside, usize::saturating_add)
 }
 
 /// Lets a tensor's memory be sent as it lies.

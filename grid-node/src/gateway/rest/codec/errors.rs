@@ -12,8 +12,14 @@
 //! | `Overloaded` | 503 Service Unavailable, with `Retry-After` | yes, after that time |
 //! | `ReplicaLost` | 503 Service Unavailable | yes: nothing ran |
 //! | `DeadlineExceeded` | 504 Gateway Timeout | no |
+//! | `Sequence`, of which there is none | 404 Not Found | no |
+//! | `Sequence`, its token is another | 403 Forbidden | no |
+//! | `Sequence` that lives already, is another's by now, or expects another message | 409 Conflict | no |
+//! | `Sequence` that has ended, expired, or whose outcomes are not kept any more | 410 Gone | no |
+//! | `Sequence` of which too many messages wait | 503 Service Unavailable | yes |
 
 use grid_core::InferError;
+use grid_core::sequence::SequenceError;
 
 /// The HTTP status of an error.
 pub fn status(error: &InferError) -> u16 {
@@ -26,6 +32,17 @@ pub fn status(error: &InferError) -> u16 {
         InferError::ModelFailed { .. } => 500,
         InferError::NotReady { .. } | InferError::Overloaded { .. } | InferError::ReplicaLost { .. } => 503,
         InferError::DeadlineExceeded { .. } => 504,
+        InferError::Sequence { error, .. } => match error {
+            SequenceError::Unknown => 404,
+            SequenceError::WrongToken => 403,
+            SequenceError::Exists
+            | SequenceError::Fenced
+            | SequenceError::OutOfOrder { .. }
+            | SequenceError::UnderWay(_)
+            | SequenceError::Ahead { .. } => 409,
+            SequenceError::Gap { .. } | SequenceError::Ended { .. } | SequenceError::Expired { .. } => 410,
+            SequenceError::Full(_) => 503,
+        },
     }
 }
 
@@ -104,6 +121,13 @@ mod tests {
                     timeout: Duration::ZERO,
                 },
                 504,
+            ),
+            (
+                InferError::Sequence {
+                    id: 7.into(),
+                    error: SequenceError::Ended { last: 1 },
+                },
+                410,
             ),
         ];
         for (error, expected) in table {

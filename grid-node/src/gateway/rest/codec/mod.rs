@@ -15,6 +15,7 @@ mod decode;
 mod encode;
 mod errors;
 mod leaf;
+mod message;
 mod number;
 mod parameters;
 #[cfg(test)]
@@ -22,7 +23,8 @@ mod tests;
 
 pub use body::{BodyBuilder, HEADER_LENGTH, RequestBody};
 pub use classify::{NotClassifiable, classify};
-pub use decode::{DecodedRequest, MAX_DIMENSIONS, MAX_TENSORS, RequestedOutput, decode};
-pub use encode::{EncodeError, Encoded, OutputTensor, Response, encode};
+pub use decode::{DecodedRequest, MAX_DIMENSIONS, MAX_TENSORS, NamedTensors, RequestedOutput, decode};
+pub use encode::{EncodeError, Encoded, MessageKind, OutputTensor, Place, Response, encode};
 pub use errors::{error_body, retry_after, status};
-pub use parameters::{Parameters, SequenceId};
+pub use message::{ClientMessage, RefusedMessage, decode_message};
+pub use parameters::Parameters;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use grid_core::sequence::{SequenceId, Token};
+
 use super::cursor::{Cursor, Fault, Kind};
 
 /// The parameters of a request that mean something here; the protocol lets any other be sent, and they are ignored.
@@ -19,15 +21,10 @@ pub struct Parameters {
     pub sequence_start: bool,
     /// `sequence_end`: the last request of its sequence.
     pub sequence_end: bool,
-}
-
-/// The name that a client gave its sequence.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum SequenceId {
-    /// A number, not zero.
-    Number(u64),
-    /// A text, not empty.
-    Text(String),
+    /// `sequence_number`: its number in the sequence, from 1 up. Without it, it is the next one.
+    pub sequence_number: Option<u64>,
+    /// `sequence_token`: what was given at the start of a sequence; needed for one that was started with the wish for it.
+    pub sequence_token: Option<Token>,
 }
 
 /// Reads a value that `pick` knows how to take.
@@ -84,14 +81,27 @@ fn priority(kind: Kind<'_>) -> Option<u32> {
 }
 
 /// The outer `None` is a value of another type, the inner one no sequence.
-fn sequence_id(kind: Kind<'_>) -> Option<Option<SequenceId>> {
+pub(super) fn sequence_id(kind: Kind<'_>) -> Option<Option<SequenceId>> {
     Some(match kind {
-        Kind::Number(number) => Some(number.to_u64()?).filter(|&id| id != 0).map(SequenceId::Number),
-        Kind::Text(text) => Some(text.into_owned())
-            .filter(|id| !id.is_empty())
-            .map(SequenceId::Text),
+        Kind::Number(number) => Some(number.to_u64()?).filter(|&id| id != 0).map(SequenceId::from),
+        Kind::Text(text) if text.is_empty() || text == "0" => None,
+        Kind::Text(text) => Some(text.parse().ok()?),
         _ => return None,
     })
+}
+
+pub(super) fn number(kind: Kind<'_>) -> Option<u64> {
+    match kind {
+        Kind::Number(number) => number.to_u64().filter(|&number| number > 0),
+        _ => None,
+    }
+}
+
+pub(super) fn token(kind: Kind<'_>) -> Option<Token> {
+    match kind {
+        Kind::Text(text) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 impl Parameters {
@@ -106,6 +116,8 @@ impl Parameters {
             sequence_id: slots.sequence_id.flatten(),
             sequence_start: slots.sequence_start.unwrap_or(false),
             sequence_end: slots.sequence_end.unwrap_or(false),
+            sequence_number: slots.sequence_number,
+            sequence_token: slots.sequence_token,
         })
     }
 }
@@ -119,6 +131,8 @@ struct Slots {
     sequence_id: Option<Option<SequenceId>>,
     sequence_start: Option<bool>,
     sequence_end: Option<bool>,
+    sequence_number: Option<u64>,
+    sequence_token: Option<Token>,
 }
 
 impl Slots {
@@ -133,8 +147,16 @@ impl Slots {
                 fill(&mut self.priority, key, typed(cursor, key, expected, priority)?)
             }
             "sequence_id" => {
-                let expected = "a whole number from 0 up, or a string";
+                let expected = "a whole number from 0 up, or a string of at most 128 bytes without control characters";
                 fill(&mut self.sequence_id, key, typed(cursor, key, expected, sequence_id)?)
+            }
+            "sequence_number" => {
+                let expected = "a whole number from 1 up";
+                fill(&mut self.sequence_number, key, typed(cursor, key, expected, number)?)
+            }
+            "sequence_token" => {
+                let expected = "the 32 hexadecimal digits that were given at the start";
+                fill(&mut self.sequence_token, key, typed(cursor, key, expected, token)?)
             }
             "binary_data_output" => fill(&mut self.binary_data_output, key, flag(cursor, key)?),
             "sequence_start" => fill(&mut self.sequence_start, key, flag(cursor, key)?),

@@ -57,6 +57,7 @@ fn tensor() -> impl Strategy<Value = Tensor> {
 const RESPONSE: Response<'_> = Response {
     model_name: "m",
     model_version: 3,
+    kind: MessageKind::Http,
     id: Some("a\"b"),
 };
 
@@ -123,7 +124,7 @@ fn a_request_is_read_with_all_that_it_says() {
     assert_eq!(decoded.id.as_deref(), Some("42"));
     assert_eq!(decoded.parameters.timeout, Some(std::time::Duration::from_micros(1500)));
     assert_eq!(decoded.parameters.priority, Some(2));
-    assert_eq!(decoded.parameters.sequence_id, Some(SequenceId::Number(7)));
+    assert_eq!(decoded.parameters.sequence_id, Some(7.into()));
     assert!(decoded.parameters.binary_data_output && decoded.parameters.sequence_start);
     assert_eq!(decoded.inputs[0].0, "ab");
     assert_eq!(decoded.inputs[0].1.values::<f32>(), Some(&[1.0, 0.25][..]));

@@ -262,7 +262,8 @@ fn parameters_that_are_none_are_refused() {
     );
     assert_eq!(
         parameter("\"sequence_id\":true"),
-        "parameters: `sequence_id`: expected a whole number from 0 up, or a string, found `true`"
+        "parameters: `sequence_id`: expected a whole number from 0 up, or a string of at most 128 bytes without control \
+         characters, found `true`"
     );
 }
 

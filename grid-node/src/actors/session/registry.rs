@@ -1,0 +1,563 @@
+//! All sequences of a node, by model and name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr, Context};
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Place;
+use grid_core::InferError;
+use grid_core::config::SequenceSettings;
+use grid_core::model::{ModelId, ModelName, Version};
+use grid_core::sequence::{Limits, SequenceError, SequenceId, Token, Tombstone};
+use metrics::{counter, gauge};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::actor::{Attach, From, GiveWay, Offer, Parts, Say, SessionActor, Word, first_bytes};
+use super::message::{Reader, SequenceMessage, SequenceOrder, Stamp, StepOutcome, Ticket, Told};
+use crate::actors::router::RouterHandle;
+use crate::actors::routes::{Routes, VersionRoute};
+use crate::loading::{HeldMemory, MemoryBudget};
+
+/// What remains of ended sequences is forgotten early, the oldest first, where there is more of it than this: a flood of
+/// short sequences must not hold memory for their whole afterlife.
+const MOST_TOMBSTONES: usize = 16_384;
+
+type Key = (ModelName, SequenceId);
+
+/// One of the sequences that a name stood for, one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Incarnation {
+    pub(super) key: Key,
+    pub(super) number: u64,
+}
+
+/// What remains of a sequence.
+pub(super) struct Grave {
+    pub(super) tombstone: Tombstone<Arc<StepOutcome>>,
+    /// Whether callers need no token.
+    pub(super) open: bool,
+    /// Given back with it.
+    pub(super) _memory: HeldMemory,
+}
+
+struct Entry {
+    number: u64,
+    version: Version,
+    life: Life,
+}
+
+enum Life {
+    Live {
+        addr: Addr<SessionActor>,
+        /// Whether callers need no token, and may start it over.
+        open: bool,
+    },
+    Over {
+        grave: Grave,
+        until: Instant,
+    },
+}
+
+/// All sequences of a node. See the parent module.
+pub struct Sessions {
+    settings: SequenceSettings,
+    budget: MemoryBudget,
+    entries: DashMap<Key, Entry>,
+    /// Sequences that live, by model.
+    live: DashMap<ModelName, usize>,
+    last_number: AtomicU64,
+    /// Those that are over, by when they are forgotten.
+    graves: Mutex<BTreeMap<(Instant, u64), Key>>,
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sessions({})", self.entries.len())
+    }
+}
+
+fn refused(id: &SequenceId, error: SequenceError) -> InferError {
+    InferError::Sequence { id: id.clone(), error }
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(settings: SequenceSettings, budget: MemoryBudget) -> Self {
+        Self {
+            settings,
+            budget,
+            entries: DashMap::new(),
+            live: DashMap::new(),
+            last_number: AtomicU64::new(0),
+            graves: Mutex::default(),
+        }
+    }
+
+    /// The bounds of each sequence.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            window: self.settings.window,
+            window_bytes: usize::try_from(self.settings.window_bytes).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// How long a sequence of this model lives without a message.
+    pub fn life(&self, route: &VersionRoute) -> Duration {
+        route.manifest.limits.sequence_life.unwrap_or(self.settings.life)
+    }
+
+    /// How many sequences of this model may live at once.
+    pub fn most(&self, route: &VersionRoute) -> usize {
+        route.manifest.limits.sequences.unwrap_or(self.settings.max)
+    }
+
+    /// Sequences of a model that live.
+    pub fn live(&self, model: &ModelName) -> usize {
+        self.live.get(model).map_or(0, |live| *live)
+    }
+
+    /// The route of a message: that of the version which its sequence began with, whatever is the default by now. One that
+    /// starts a sequence has its own.
+    ///
+    /// # Errors
+    /// When the message names another version.
+    pub fn route(
+        &self,
+        routes: &Routes,
+        resolved: Arc<VersionRoute>,
+        id: &SequenceId,
+        names_version: bool,
+        starts: bool,
+    ) -> Result<Arc<VersionRoute>, InferError> {
+        if starts {
+            return Ok(resolved);
+        }
+        let key = (resolved.id.name.clone(), id.clone());
+        let version = self.entries.get(&key).map(|entry| entry.version);
+        let Some(version) = version.filter(|version| *version != resolved.id.version) else {
+            return Ok(resolved);
+        };
+        if names_version {
+            return Err(InferError::Invalid(format!(
+                "sequence `{id}`: it runs on version {version}, and the request names {}",
+                resolved.id.version
+            )));
+        }
+        let model = ModelId {
+            name: resolved.id.name.clone(),
+            version,
+        };
+        Ok(routes.find(&model).unwrap_or(resolved))
+    }
+
+    /// Starts a sequence with a reader.
+    ///
+    /// # Errors
+    /// When one of that name lives, when there are too many, or no memory is left for it.
+    pub fn start(
+        self: &Arc<Self>,
+        router: &RouterHandle,
+        route: &Arc<VersionRoute>,
+        id: &SequenceId,
+        reader: Reader,
+    ) -> Result<Attachment, InferError> {
+        let opened = self.open(router, route, id, Some(reader))?;
+        Ok(Attachment {
+            id: id.clone(),
+            model: route.id.clone(),
+            token: opened.token,
+            stamp: opened.stamp,
+            addr: opened.addr,
+        })
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        router: &RouterHandle,
+        route: &Arc<VersionRoute>,
+        id: &SequenceId,
+        reader: Option<Reader>,
+    ) -> Result<Opened, InferError> {
+        if !route.may_serve() {
+            return Err(route.not_ready());
+        }
+        let overloaded = |reason: String| InferError::Overloaded {
+            model: route.id.clone(),
+            reason,
+            retry_after: Duration::from_secs(1),
+        };
+        let open = reader.is_none();
+        let key = (route.id.name.clone(), id.clone());
+        let memory = self.budget.hold(first_bytes(route));
+        let memory = memory.map_err(|error| overloaded(format!("no memory for one more sequence: {error}")))?;
+        // Held until the entry is in its place, so that no two starts of one name come between each other.
+        let place = self.entries.entry(key.clone());
+        let replaced = match &place {
+            Place::Occupied(entry) => match &entry.get().life {
+                // A caller without a token starts its sequence over, as Triton does; nobody else can mean this one.
+                Life::Live { addr, open: true } if open => Some(addr.clone()),
+                Life::Live { .. } => return Err(refused(id, SequenceError::Exists)),
+                Life::Over { until, .. } => {
+                    self.graves.lock().remove(&(*until, entry.get().number));
+                    None
+                }
+            },
+            Place::Vacant(_) => None,
+        };
+        if replaced.is_none() {
+            let most = self.most(route);
+            let mut live = self.live.entry(route.id.name.clone()).or_insert(0);
+            if *live >= most {
+                return Err(overloaded(format!(
+                    "{live} sequences of it live already, as many as may",
+                    live = *live
+                )));
+            }
+            *live += 1;
+            gauge!("grid_sequences", "model" => route.id.name.to_string()).set(*live as f64);
+        }
+        self.count("started", &route.id);
+        let number = 1 + self.last_number.fetch_add(1, Ordering::Relaxed);
+        let token = Token::new(rand::random());
+        let (actor, attached) = SessionActor::new(Parts {
+            incarnation: Incarnation { key, number },
+            token,
+            open,
+            reader,
+            route: Arc::clone(route),
+            router: router.clone(),
+            sessions: Arc::clone(self),
+            memory,
+            limits: self.limits(),
+            life: self.life(route),
+        });
+        let addr = SessionActor::start_in_arbiter(router.arbiter(), move |_: &mut Context<SessionActor>| actor);
+        let entry = Entry {
+            number,
+            version: route.id.version,
+            life: Life::Live {
+                addr: addr.clone(),
+                open,
+            },
+        };
+        match place {
+            Place::Occupied(mut occupied) => drop(occupied.insert(entry)),
+            Place::Vacant(vacant) => drop(vacant.insert(entry)),
+        }
+        if let Some(replaced) = replaced {
+            replaced.do_send(GiveWay);
+        }
+        Ok(Opened {
+            token,
+            stamp: Stamp {
+                incarnation: number,
+                epoch: attached.map_or(0, |attached| attached.epoch),
+            },
+            addr,
+        })
+    }
+
+    /// One message and its outcome, for a caller who does not stay. A caller that goes away does not take the message
+    /// back: it belongs to the sequence.
+    ///
+    /// # Errors
+    /// When the sequence does not take the message. The outcome itself may be an error too.
+    pub async fn infer(
+        self: &Arc<Self>,
+        router: &RouterHandle,
+        id: &SequenceId,
+        order: SequenceOrder,
+        message: SequenceMessage,
+    ) -> Result<Told, InferError> {
+        let model = message.route.id.name.clone();
+        if let Some(found) = order.number.filter(|&number| order.start && number != 1) {
+            let expected = 1;
+            return Err(refused(id, SequenceError::OutOfOrder { expected, found }));
+        }
+        let started = match order.start {
+            true => Some(self.open(router, &message.route, id, None)?),
+            false => None,
+        };
+        let (token, addr) = match &started {
+            Some(opened) => (Some(opened.token), opened.addr.clone()),
+            None => match self.find(&model, id, order)? {
+                Found::Live(addr) => (order.token, addr),
+                Found::Told(told) => return Ok(told),
+            },
+        };
+        let (reply, told) = oneshot::channel();
+        addr.do_send(Offer {
+            from: From::Caller { token, reply },
+            number: order.number,
+            ends: order.end,
+            message,
+        });
+        match told.await {
+            Ok(told) => told.map(|told| Told {
+                token: started.map(|opened| opened.token),
+                ..told
+            }),
+            // Its actor ended before it saw the message.
+            Err(_) => match self.find(&model, id, order)? {
+                Found::Told(told) => Ok(told),
+                Found::Live(_) => Err(refused(id, SequenceError::Unknown)),
+            },
+        }
+    }
+
+    fn find(&self, model: &ModelName, id: &SequenceId, order: SequenceOrder) -> Result<Found, InferError> {
+        let Some(entry) = self.entries.get(&(model.clone(), id.clone())) else {
+            return Err(refused(id, SequenceError::Unknown));
+        };
+        let Grave { tombstone, open, .. } = match &entry.life {
+            Life::Live { addr, .. } => return Ok(Found::Live(addr.clone())),
+            Life::Over { grave, .. } => grave,
+        };
+        // The last message sent once more, by who did not hear its outcome.
+        let may = order.token.map_or(*open, |token| tombstone.check(&token).is_ok());
+        let again = order.number.filter(|_| may).and_then(|number| {
+            let outcomes = tombstone.outcomes_after(number.checked_sub(1)?).ok()?;
+            outcomes.into_iter().next().filter(|(found, _)| *found == number)
+        });
+        match again {
+            Some((number, outcome)) => Ok(Found::Told(Told {
+                number,
+                durable: tombstone.last(),
+                ends: number == tombstone.last(),
+                token: None,
+                outcome,
+            })),
+            None => Err(refused(id, tombstone.error())),
+        }
+    }
+
+    /// A reader comes back for a sequence, with the last outcome that it has.
+    ///
+    /// # Errors
+    /// When there is no such sequence, the token is another, or it cannot be resumed from there.
+    pub async fn resume(
+        &self,
+        model: &ModelName,
+        id: &SequenceId,
+        token: Token,
+        last: u64,
+        reader: Reader,
+    ) -> Result<Resumed, InferError> {
+        let refuse = |error| refused(id, error);
+        let unknown = || refuse(SequenceError::Unknown);
+        // The actor of one that is just being buried does not answer, and then it is over.
+        for _ in 0..2 {
+            let (addr, version, number) = {
+                let entry = self.entries.get(&(model.clone(), id.clone())).ok_or_else(unknown)?;
+                let (version, number) = (entry.version, entry.number);
+                match &entry.life {
+                    Life::Live { addr, .. } => (addr.clone(), version, number),
+                    Life::Over { grave, .. } => {
+                        let tombstone = &grave.tombstone;
+                        let outcomes = tombstone.resume(&token, last).map_err(refuse)?;
+                        let end = tombstone.last();
+                        let told = outcomes.into_iter().map(|(number, outcome)| Told {
+                            number,
+                            durable: end,
+                            ends: number == end,
+                            token: None,
+                            outcome,
+                        });
+                        return Ok(Resumed::Over {
+                            last: end,
+                            told: told.collect(),
+                        });
+                    }
+                }
+            };
+            let incarnation = number;
+            let attach = Attach {
+                token,
+                last,
+                reader: reader.clone(),
+            };
+            if let Ok(attached) = addr.send(attach).await {
+                let attached = attached.map_err(refuse)?;
+                let model = ModelId {
+                    name: model.clone(),
+                    version,
+                };
+                return Ok(Resumed::Live {
+                    next: attached.next,
+                    durable: attached.durable,
+                    attachment: Attachment {
+                        id: id.clone(),
+                        model,
+                        token,
+                        stamp: Stamp {
+                            incarnation,
+                            epoch: attached.epoch,
+                        },
+                        addr,
+                    },
+                });
+            }
+        }
+        Err(unknown())
+    }
+
+    /// Forgets what is over for long enough. To be called now and then.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        loop {
+            let ((_, number), key) = {
+                let mut graves = self.graves.lock();
+                let over = graves.len() > MOST_TOMBSTONES;
+                match graves.first_entry() {
+                    Some(first) if over || first.key().0 <= now => first.remove_entry(),
+                    _ => return,
+                }
+            };
+            self.entries.remove_if(&key, |_, entry| entry.number == number);
+        }
+    }
+
+    /// Puts what remains of a sequence in its place.
+    pub(super) fn bury(&self, incarnation: &Incarnation, grave: Grave, life: Duration) {
+        let Incarnation { key, number } = incarnation;
+        let until = Instant::now() + life;
+        let is_its_place = match self.entries.get_mut(key) {
+            Some(mut entry) if entry.number == *number => {
+                entry.life = Life::Over { grave, until };
+                true
+            }
+            _ => false,
+        };
+        // One that was replaced has handed its place among the living on.
+        if !is_its_place {
+            return;
+        }
+        self.died(incarnation);
+        let full = {
+            let mut graves = self.graves.lock();
+            graves.insert((until, *number), key.clone());
+            graves.len() > MOST_TOMBSTONES
+        };
+        if full {
+            self.sweep();
+        }
+    }
+
+    /// A sequence is gone without a trace.
+    pub(super) fn forget(&self, incarnation: &Incarnation) {
+        let of_it = |_: &Key, entry: &Entry| entry.number == incarnation.number;
+        // One that was replaced has handed its place among the living on.
+        if self.entries.remove_if(&incarnation.key, of_it).is_some() {
+            self.died(incarnation);
+        }
+    }
+
+    fn died(&self, incarnation: &Incarnation) {
+        let model = &incarnation.key.0;
+        let left = {
+            let mut live = self.live.entry(model.clone()).or_insert(0);
+            *live = live.saturating_sub(1);
+            *live
+        };
+        gauge!("grid_sequences", "model" => model.to_string()).set(left as f64);
+        if left == 0 {
+            self.live.remove_if(model, |_, live| *live == 0);
+        }
+    }
+
+    pub(super) fn count(&self, what: &'static str, id: &ModelId) {
+        counter!("grid_sequence_events_total", "model" => id.name.to_string(), "event" => what).increment(1);
+    }
+}
+
+struct Opened {
+    token: Token,
+    stamp: Stamp,
+    addr: Addr<SessionActor>,
+}
+
+enum Found {
+    Live(Addr<SessionActor>),
+    Told(Told),
+}
+
+/// What a reader finds that comes back.
+#[derive(Debug)]
+pub enum Resumed {
+    /// The sequence lives; what the reader lacks follows as events.
+    Live {
+        /// The number of the next message.
+        next: u64,
+        /// The last number whose state would survive.
+        durable: u64,
+        /// The way to it.
+        attachment: Attachment,
+    },
+    /// It has ended.
+    Over {
+        /// Its last number.
+        last: u64,
+        /// What the reader lacks.
+        told: Vec<Told>,
+    },
+}
+
+/// A reader's way to its sequence. Dropping it leaves the sequence, which lives on for a while.
+pub struct Attachment {
+    /// The sequence.
+    pub id: SequenceId,
+    /// The model version that it runs on.
+    pub model: ModelId,
+    /// What it can be resumed with.
+    pub token: Token,
+    /// Events of another stamp are not for this attachment.
+    pub stamp: Stamp,
+    addr: Addr<SessionActor>,
+}
+
+impl std::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Attachment({}, epoch {})", self.id, self.stamp.epoch)
+    }
+}
+
+impl Attachment {
+    /// Offers a message. One event that names the ticket tells what became of it, or one that ends the attachment.
+    pub fn offer(&self, ticket: Ticket, number: Option<u64>, ends: bool, message: SequenceMessage) {
+        self.addr.do_send(Offer {
+            from: From::Reader(self.stamp, ticket),
+            number,
+            ends,
+            message,
+        });
+    }
+
+    /// No message follows.
+    pub fn end(&self) {
+        self.say(Word::End);
+    }
+
+    /// The reader has the outcomes up to this number for good.
+    pub fn acknowledge(&self, number: u64) {
+        self.say(Word::Acknowledge(number));
+    }
+
+    /// Takes a message back. It still has an outcome: that it was cancelled, unless it was too late for that.
+    pub fn cancel(&self, number: u64) {
+        self.say(Word::Cancel(number));
+    }
+
+    fn say(&self, what: Word) {
+        self.addr.do_send(Say { from: self.stamp, what });
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.say(Word::Leave);
+    }
+}
