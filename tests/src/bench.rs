@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::embedded::post;
 use crate::load::{InferRequest, SampleError};
+use crate::process::NodeProcess;
 use crate::repository_root;
 
 /// The numbers behind `--` on a bench's command line.
@@ -148,4 +149,16 @@ pub fn order(address: SocketAddr, model: &str, order: Order) -> Result<(), Strin
         Ok(response) => Err(format!("{verb} {model}: {} {}", response.status, response.text())),
         Err(error) => Err(format!("{verb} {model}: {error}")),
     }
+}
+
+/// The value of a metric of a node, which has no labels.
+///
+/// # Errors
+/// When the node does not answer, or has no such metric.
+pub fn metric(node: &NodeProcess, name: &str) -> Result<f64, String> {
+    let text = node.get("/metrics").map_err(|error| error.to_string())?.text();
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines()
+        .find_map(value)
+        .ok_or_else(|| format!("no {name} in the metrics"))
 }

@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use infer_request::{InferRequest, SampleError, http_request};
-pub use pipelined::PipelinedLoad;
+pub use pipelined::{MessageCheck, PipelinedLoad};
 pub use report::LoadReport;
 pub use socket::{NUMBER, Template, output_values};
 pub use streams::{StreamLoad, Streams};

@@ -89,6 +89,9 @@ pub(crate) fn serve(gateway: Gateway, listener: TcpListener) -> std::io::Result<
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(REQUEST_HEAD)
         .client_disconnect_timeout(DISCONNECT)
+        // Small answers on one connection would otherwise wait for the client's delayed acknowledgement of the one before:
+        // 64 streams of sound had answers 40 ms late in every run.
+        .tcp_nodelay(true)
         // A WebSocket ends its connection itself.
         .on_connect(websocket::keep_handle)
         // Otherwise a client that has gone is not noticed, and its work goes on.

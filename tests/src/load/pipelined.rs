@@ -33,11 +33,13 @@ pub struct PipelinedLoad<'a> {
     pub duration: Duration,
 }
 
+/// Says what is wrong with an answer, of which it is given the JSON and what is raw behind it.
+pub type MessageCheck<'a> = dyn Fn(&[u8], &[u8]) -> Result<(), String> + 'a;
+
 impl PipelinedLoad<'_> {
-    /// Runs on the calling thread. The check is given the JSON of an answer and what is raw behind it, where the answer
-    /// is sampled; its length does not matter. What is wrong about a sampled answer ends the run, and so does a broken
-    /// connection.
-    pub fn run_checked(&self, check: &dyn Fn(&[u8], &[u8]) -> Result<(), String>) -> Result<LoadReport, LoadError> {
+    /// Runs on the calling thread. The first answer on each socket and a sample of the others must pass the check, whatever
+    /// their length. One that does not ends the run, and so does a broken connection.
+    pub fn run_checked(&self, check: &MessageCheck<'_>) -> Result<LoadReport, LoadError> {
         if self.sockets == 0 || self.depth == 0 || self.duration.is_zero() {
             return Err(LoadError::Invalid(
                 "a load needs a connection, a request and a duration",
@@ -82,7 +84,7 @@ struct Lane {
 
 struct Run<'a> {
     load: &'a PipelinedLoad<'a>,
-    check: &'a dyn Fn(&[u8], &[u8]) -> Result<(), String>,
+    check: &'a MessageCheck<'a>,
     recorder: Recorder,
     window: Window,
     in_flight: usize,
@@ -170,7 +172,7 @@ impl Run<'_> {
             }
             return Ok(Some(number));
         }
-        if *answers % SAMPLED == 0 {
+        if answers.is_multiple_of(SAMPLED) {
             (self.check)(json, tensors).map_err(LoadError::WrongAnswer)?;
         }
         *answers += 1;
