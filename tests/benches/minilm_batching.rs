@@ -10,17 +10,14 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
-use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use grid_core::config;
 use grid_core::tensor::Tensor;
-use grid_node::loading::compute_threads;
-use grid_node::runtime::rten::on_compute_thread;
-use grid_node::runtime::{Artifact, Format, Inputs, Instance, Model, OpenOptions, Progress, Runtimes, Work};
+use grid_node::runtime::Inputs;
 use grid_tests::bench::{Arguments, Side, in_turns, larger_model, minilm_request, minilm_tokens};
 use grid_tests::load::Load;
 use grid_tests::process::{NodeCommand, NodeProcess};
+use grid_tests::runtime_alone::RuntimeAlone;
 use grid_tests::{median, repository_root};
 
 const CONNECTIONS: usize = 32;
@@ -37,20 +34,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Some(file) = larger_model("minilm") else {
         return Err("MiniLM is not there: `configs/fetch all` fetches it".into());
     };
-    let floor = Floor::open(&file)?;
+    let floor = RuntimeAlone::open(&file)?;
     println!(
         "MiniLM, one row a request, binary, {CONNECTIONS} connections; {} with {} compute threads; {rounds} rounds of {seconds} s",
-        floor.runtime, floor.threads
+        floor.runtime(),
+        floor.threads()
     );
     for length in LENGTHS {
-        let best = floor.best_batch_size(length, rounds.min(3), seconds / 4.0)?;
+        let best = best_batch_size(&floor, length, rounds.min(3), seconds / 4.0)?;
         let mut limits = LIMITS.to_vec();
         if !limits.contains(&best) {
             limits.push(best);
         }
         let nodes = limits
             .into_iter()
-            .map(|limit| BatchingNode::start(&file, limit, &floor))
+            .map(|limit| BatchingNode::start(&file, limit))
             .collect::<Result<Vec<_>, _>>()?;
         compare(&floor, best, &nodes, length, rounds, seconds)?;
     }
@@ -74,7 +72,7 @@ struct Round {
 struct Batches(BTreeMap<u64, (u64, Duration)>);
 
 fn compare(
-    floor: &Floor,
+    floor: &RuntimeAlone,
     best: usize,
     nodes: &[BatchingNode],
     length: usize,
@@ -84,7 +82,7 @@ fn compare(
     let request = &minilm_request(length)?.binary()?;
     let on_floor = || {
         Ok::<_, Box<dyn Error>>(Round {
-            rows_per_second: floor.rows_per_second(length, best, seconds)?,
+            rows_per_second: best as f64 * floor.runs_per_second(&inputs(floor, length, best)?, seconds)?,
             ..Round::default()
         })
     };
@@ -125,7 +123,7 @@ fn compare(
             of_side(side, &|_, round| round.rows_per_second),
             ratio,
             of_side(side, &|_, round| round.p99.as_secs_f64() * 1e3),
-            100.0 * of_side(side, &|_, round| round.batches.busy(round.whole, floor.threads)),
+            100.0 * of_side(side, &|_, round| round.batches.busy(round.whole, floor.threads())),
             100.0 * of_side(side, &|_, round| round.generator),
             batches.shares()
         );
@@ -135,123 +133,34 @@ fn compare(
     Ok(())
 }
 
-/// The runtime alone.
-struct Floor {
-    model: Arc<dyn Model>,
-    runtime: &'static str,
-    threads: usize,
-    data_dir: String,
+/// The best of [`BATCH_SIZES`] for the runtime alone, which are tried in turns.
+fn best_batch_size(floor: &RuntimeAlone, length: usize, rounds: usize, seconds: f64) -> Result<usize, Box<dyn Error>> {
+    let by_size = floor.rows_per_second(&BATCH_SIZES, &|rows| inputs(floor, length, rows), rounds, seconds)?;
+    let texts: Vec<_> = by_size
+        .iter()
+        .map(|(rows, rate)| format!("{rows}: {rate:.1}"))
+        .collect();
+    println!(
+        "the runtime alone, {length} tokens, rows/s by rows of a run: {}",
+        texts.join(", ")
+    );
+    let best = by_size.into_iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    Ok(best.map_or(1, |(rows, _)| rows))
 }
 
-impl Floor {
-    fn open(file: &Path) -> Result<Self, Box<dyn Error>> {
-        let data_dir = format!("{}/.grid/data", repository_root().display());
-        let text = format!("node.data_dir = '{data_dir}'\nmodels.repository = '.'");
-        let config = config::parse("floor.toml", &text, std::env::vars())
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<String>())?;
-        let runtime = Runtimes::of_config(&config).for_model(Format::Onnx, None)?;
-        let artifact = Artifact {
-            path: file.to_owned(),
-            format: Format::Onnx,
-            bytes: file.metadata()?.len(),
-        };
-        Ok(Self {
-            model: runtime.open(&artifact, &OpenOptions { threads_per_run: 1 })?,
-            runtime: runtime.name(),
-            threads: compute_threads(&config),
-            data_dir,
-        })
+fn inputs(floor: &RuntimeAlone, length: usize, rows: usize) -> Result<Inputs, Box<dyn Error>> {
+    let tokens = minilm_tokens(length);
+    let columns = [
+        ("input_ids", tokens),
+        ("attention_mask", vec![1; length]),
+        ("token_type_ids", vec![0; length]),
+    ];
+    let mut tensors = Vec::new();
+    for (name, row) in &columns {
+        let tensor = Tensor::from_values([rows, length].into(), &row.repeat(rows))?;
+        tensors.push((*name, tensor));
     }
-
-    /// The best of [`BATCH_SIZES`], which are tried in turns.
-    fn best_batch_size(&self, length: usize, rounds: usize, seconds: f64) -> Result<usize, Box<dyn Error>> {
-        let sides = BATCH_SIZES.map(|rows| -> Side<'_, f64, Box<dyn Error>> {
-            Box::new(move || self.rows_per_second(length, rows, seconds))
-        });
-        let rates = in_turns(rounds, sides.into())?;
-        let by_size: Vec<(usize, f64)> = BATCH_SIZES
-            .iter()
-            .enumerate()
-            .map(|(side, &rows)| (rows, median(rates.iter().map(|row| row[side]))))
-            .collect();
-        let texts: Vec<_> = by_size
-            .iter()
-            .map(|(rows, rate)| format!("{rows}: {rate:.1}"))
-            .collect();
-        println!(
-            "the runtime alone, {length} tokens, rows/s by rows of a run: {}",
-            texts.join(", ")
-        );
-        let best = by_size.into_iter().max_by(|(_, a), (_, b)| a.total_cmp(b));
-        Ok(best.map_or(1, |(rows, _)| rows))
-    }
-
-    fn rows_per_second(&self, length: usize, rows: usize, seconds: f64) -> Result<f64, Box<dyn Error>> {
-        let inputs = self.inputs(length, rows)?;
-        let together = Barrier::new(self.threads);
-        let rates: Vec<Result<f64, String>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads)
-                .map(|_| scope.spawn(|| on_compute_thread(|| self.run_for(&inputs, rows, seconds, &together))))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| Err("a thread of the floor panicked".to_owned()))
-                })
-                .collect()
-        });
-        Ok(rates.into_iter().sum::<Result<f64, String>>()?)
-    }
-
-    fn run_for(&self, inputs: &Inputs, rows: usize, seconds: f64, together: &Barrier) -> Result<f64, String> {
-        let instance = self.model.instance(None);
-        let once = |instance: &mut dyn Instance| {
-            let mut work = [Work {
-                id: 0,
-                inputs: inputs.clone(),
-                progress: Progress::Running,
-            }];
-            instance.step(&mut work);
-            match work {
-                [
-                    Work {
-                        progress: Progress::Finished(Ok(_)),
-                        ..
-                    },
-                ] => Ok(()),
-                [work] => Err(format!("the runtime alone: {:?}", work.progress)),
-            }
-        };
-        let warm = instance
-            .map_err(|error| error.to_string())
-            .and_then(|mut instance| once(instance.as_mut()).map(|()| instance));
-        // Waited for after a failure too, or the others would wait for ever.
-        together.wait();
-        let mut instance = warm?;
-        let (start, mut runs) = (Instant::now(), 0);
-        while start.elapsed().as_secs_f64() < seconds {
-            once(instance.as_mut())?;
-            runs += 1;
-        }
-        Ok((runs * rows) as f64 / start.elapsed().as_secs_f64())
-    }
-
-    fn inputs(&self, length: usize, rows: usize) -> Result<Inputs, Box<dyn Error>> {
-        let tokens = minilm_tokens(length);
-        let columns = [
-            ("input_ids", tokens),
-            ("attention_mask", vec![1; length]),
-            ("token_type_ids", vec![0; length]),
-        ];
-        let mut tensors = Vec::new();
-        for (name, row) in &columns {
-            let tensor = Tensor::from_values([rows, length].into(), &row.repeat(rows))?;
-            tensors.push((*name, tensor));
-        }
-        Ok(self.model.signature().arrange(tensors, |_| None)?)
-    }
+    Ok(floor.signature().arrange(tensors, |_| None)?)
 }
 
 /// How long the load runs before it counts: the first batches are not full.
@@ -265,7 +174,7 @@ struct BatchingNode {
 }
 
 impl BatchingNode {
-    fn start(file: &Path, limit: usize, floor: &Floor) -> Result<Self, Box<dyn Error>> {
+    fn start(file: &Path, limit: usize) -> Result<Self, Box<dyn Error>> {
         let repository = tempfile::TempDir::new()?;
         let model = repository.path().join("minilm");
         std::fs::create_dir_all(model.join("1"))?;
@@ -274,7 +183,7 @@ impl BatchingNode {
         std::fs::write(model.join("model.toml"), manifest)?;
         let text = format!(
             "node.data_dir = '{}'\nmodels.repository = '{}'\n",
-            floor.data_dir,
+            repository_root().join(".grid/data").display(),
             repository.path().display()
         );
         let node = NodeCommand::with_config_text(env!("CARGO_BIN_EXE_grid-node-under-test"), text).start()?;

@@ -294,7 +294,11 @@ impl Connection {
             kind::SETTINGS if flags & flag::ACK == 0 => frame(&mut self.out, kind::SETTINGS, flag::ACK, &[]),
             kind::PING if flags & flag::ACK == 0 => frame(&mut self.out, kind::PING, flag::ACK, payload),
             kind::SETTINGS | kind::PING | kind::WINDOW_UPDATE => {}
-            other => return Err(io::Error::other(format!("a frame of kind {other} for stream {stream}: {payload:?}"))),
+            other => {
+                return Err(io::Error::other(format!(
+                    "a frame of kind {other} for stream {stream}: {payload:?}"
+                )));
+            }
         }
         if self.untold > WIDENED / 2 {
             frame(&mut self.out, kind::WINDOW_UPDATE, 0, &self.untold.to_be_bytes());
