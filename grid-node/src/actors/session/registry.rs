@@ -309,6 +309,17 @@ impl Sessions {
         }
     }
 
+    /// The outcome of a message of a sequence that has ended, for who sends it once more.
+    ///
+    /// # Errors
+    /// That it has ended, or that there is none of that name, or another by now.
+    pub fn told_again(&self, model: &ModelName, id: &SequenceId, order: SequenceOrder) -> Result<Told, InferError> {
+        match self.find(model, id, order)? {
+            Found::Told(told) => Ok(told),
+            Found::Live(_) => Err(refused(id, SequenceError::Unknown)),
+        }
+    }
+
     fn find(&self, model: &ModelName, id: &SequenceId, order: SequenceOrder) -> Result<Found, InferError> {
         let Some(entry) = self.entries.get(&(model.clone(), id.clone())) else {
             return Err(refused(id, SequenceError::Unknown));

@@ -12,9 +12,11 @@ use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{BufMut, Bytes, BytesMut};
+use rustix::net::sockopt::set_socket_linger;
 use tokio::time::Instant;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
@@ -173,7 +175,9 @@ impl Outbound {
         queue.clear();
         // The HTTP layer may hold bytes that the peer does not take, and then does not ask for the end of the body.
         if let Some(wire) = queue.wire.take() {
-            // An error means that the connection is already gone.
+            // Without this the system would keep what the peer does not take, and the peer would not hear of the end behind it.
+            // An error of either means that the connection is already gone.
+            let _ = set_socket_linger(&wire, Some(Duration::ZERO));
             let _ = wire.shutdown(Shutdown::Both);
         }
         wake(&mut queue.http);

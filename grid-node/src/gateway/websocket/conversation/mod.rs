@@ -23,7 +23,7 @@ use futures_util::future::{AbortHandle, LocalBoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use grid_core::InferError;
 use grid_core::model::{ModelName, Version};
-use grid_core::sequence::SequenceId;
+use grid_core::sequence::{SequenceId, Token};
 use grid_core::tensor::Tensor;
 use metrics::gauge;
 use tokio::sync::mpsc;
@@ -32,7 +32,9 @@ use tracing::{debug, debug_span};
 use super::handshake::SUBPROTOCOL;
 use super::protocol::{ErrorPlace, ServerMessage, SocketLimits};
 use super::socket::{CloseCode, Ended, Event, Socket};
-use crate::actors::{AnswerForm, Reader, ReaderEvents, Resumed, SequenceEvent, Stamp, Ticket, VersionRoute};
+use crate::actors::{
+    AnswerForm, MAX_REQUEST_ID, Reader, ReaderEvents, Resumed, SequenceEvent, Stamp, Ticket, VersionRoute,
+};
 use crate::compute::Request;
 use crate::gateway::Worker;
 use crate::gateway::bodies::Held;
@@ -41,7 +43,7 @@ use crate::gateway::rest::codec::{
     ClientMessage, DecodedRequest, Encoded, MessageKind, RefusedMessage, RequestBody, decode_message,
 };
 use requests::{Finished, PARTS, Part};
-use sequences::{Attached, unnumbered};
+use sequences::{Attached, EndedSequence, unnumbered};
 
 /// Requests in flight before the size of any answer is known.
 const FIRST_WINDOW: usize = 64;
@@ -65,6 +67,8 @@ pub(super) struct Conversation {
     largest_answer: Option<usize>,
     parts: (mpsc::Sender<Part>, mpsc::Receiver<Part>),
     sequences: HashMap<SequenceId, Attached>,
+    /// Sequences that ended here, with what they are known by: what is said to them again has its answer.
+    ended: HashMap<SequenceId, EndedSequence>,
     /// Sequences that somebody comes back for. Their events wait until the answer to that is there: the actor of a
     /// sequence answers before it tells anything else, but the two come on different ways.
     resuming: HashMap<SequenceId, Vec<(Stamp, SequenceEvent)>>,
@@ -84,7 +88,7 @@ enum Happened {
     /// A request.
     Finished(Finished),
     /// Somebody came back for a sequence, with the outcomes up to this number.
-    Resumed(SequenceId, u64, Result<Resumed, InferError>),
+    Resumed(SequenceId, Token, u64, Result<Resumed, InferError>),
 }
 
 /// Counted among the open connections.
@@ -124,6 +128,7 @@ impl Conversation {
             largest_answer: None,
             parts: mpsc::channel(PARTS),
             sequences: HashMap::new(),
+            ended: HashMap::new(),
             resuming: HashMap::new(),
             unanswered: 0,
             last_ticket: 0,
@@ -222,6 +227,8 @@ impl Conversation {
     }
 
     fn refuse(&self, id: Option<&str>, error: &InferError, place: Option<ErrorPlace<'_>>) {
+        // A client that is known by longer ids than it may have is not sent them back.
+        let id = id.filter(|id| id.len() <= MAX_REQUEST_ID);
         self.say(&ServerMessage::error(id, error, place));
     }
 
@@ -263,10 +270,16 @@ impl Conversation {
                 let reader = self.reader();
                 self.in_flight.push(Box::pin(async move {
                     let resumed = sessions.resume(&model, &id, token, last, reader).await;
-                    Happened::Resumed(id, last, resumed)
+                    Happened::Resumed(id, token, last, resumed)
                 }));
             }
-            Ok(ClientMessage::End(id)) => self.with(&id, |attached| attached.attachment.end()),
+            Ok(ClientMessage::End(id)) => match self.ended.get(&id) {
+                Some(ended) if !self.sequences.contains_key(&id) => self.say(&ServerMessage::Ended {
+                    sequence_id: id.as_str(),
+                    last: ended.last,
+                }),
+                _ => self.with(&id, |attached| attached.attachment.end()),
+            },
             Ok(ClientMessage::Acknowledge(id, number)) => {
                 self.with(&id, |attached| attached.attachment.acknowledge(number));
             }
@@ -340,9 +353,9 @@ impl Conversation {
                 self.in_flight_bytes -= finished.bytes;
                 self.finish(&finished);
             }
-            Happened::Resumed(id, last, resumed) => {
+            Happened::Resumed(id, token, last, resumed) => {
                 let events = self.resuming.remove(&id).unwrap_or_default();
-                self.resumed(&id, last, resumed);
+                self.resumed(&id, token, last, resumed);
                 for (stamp, event) in events {
                     self.sequence_event(&id, stamp, event);
                 }

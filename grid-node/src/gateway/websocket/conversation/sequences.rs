@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grid_core::InferError;
-use grid_core::sequence::{SequenceError, SequenceId};
+use grid_core::sequence::{SequenceError, SequenceId, Token};
 
 use super::Conversation;
-use crate::actors::{Attachment, Resumed, SequenceEvent, SequenceMessage, Stamp, StepOutcome, Ticket, Told};
+use crate::actors::{
+    Attachment, Resumed, SequenceEvent, SequenceMessage, SequenceOrder, Stamp, StepOutcome, Ticket, Told,
+};
 use crate::gateway::inference::{order, place};
 use crate::gateway::rest::codec::{DecodedRequest, MessageKind};
 use crate::gateway::websocket::protocol::{ErrorPlace, ServerMessage, Window};
@@ -25,6 +27,16 @@ pub(super) struct Attached {
     /// The last number that was taken before this connection came, and has an outcome to come.
     awaited: u64,
 }
+
+/// A sequence that ended on this connection.
+pub(super) struct EndedSequence {
+    token: Token,
+    pub(super) last: u64,
+}
+
+/// Ended sequences that one connection remembers. A client that ends more than this and then says it again is told that
+/// there is none of that name.
+const MOST_ENDED: usize = 1024;
 
 struct Offered {
     number: Option<u64>,
@@ -111,8 +123,18 @@ impl Conversation {
             (None, false) => return,
         };
         if !self.sequences.contains_key(&id) {
-            let error = of_sequence(&id, SequenceError::Unknown);
-            return self.refuse(request_id, &error, at(&id));
+            let again = match self.ended.get(&id) {
+                None => Err(of_sequence(&id, SequenceError::Unknown)),
+                Some(ended) => {
+                    let token = Some(ended.token);
+                    let order = SequenceOrder { token, ..order };
+                    self.worker.shared.sessions.told_again(&self.model, &id, order)
+                }
+            };
+            return match again {
+                Ok(told) => self.tell(&id, &told),
+                Err(error) => self.refuse(request_id, &error, at(&id)),
+            };
         }
         let arrived = Instant::now();
         let shared = &self.worker.shared;
@@ -151,7 +173,7 @@ impl Conversation {
     }
 
     /// The answer to a resume.
-    pub(super) fn resumed(&mut self, id: &SequenceId, last: u64, resumed: Result<Resumed, InferError>) {
+    pub(super) fn resumed(&mut self, id: &SequenceId, token: Token, last: u64, resumed: Result<Resumed, InferError>) {
         match resumed {
             Err(error) => self.refuse(None, &error, Some(unnumbered(id))),
             Ok(Resumed::Live {
@@ -176,6 +198,7 @@ impl Conversation {
                     self.tell(id, &told);
                 }
                 self.leave(id, &SequenceError::Ended { last: end });
+                self.remember(id, EndedSequence { token, last: end });
                 self.say(&ServerMessage::Ended {
                     sequence_id: id.as_str(),
                     last: end,
@@ -225,13 +248,17 @@ impl Conversation {
                 self.refuse(request.as_deref(), &error, Some(place));
             }
             SequenceEvent::Fenced => {
-                self.leave(id, &SequenceError::Fenced);
                 self.say(&ServerMessage::Fenced {
                     sequence_id: id.as_str(),
                 });
+                self.leave(id, &SequenceError::Fenced);
             }
             SequenceEvent::Ended { last } => {
+                let token = self.sequences.get(id).map(|attached| attached.attachment.token);
                 self.leave(id, &SequenceError::Ended { last });
+                if let Some(token) = token {
+                    self.remember(id, EndedSequence { token, last });
+                }
                 self.say(&ServerMessage::Ended {
                     sequence_id: id.as_str(),
                     last,
@@ -242,6 +269,13 @@ impl Conversation {
                 self.refuse(None, &of_sequence(id, SequenceError::Unknown), Some(unnumbered(id)));
             }
         }
+    }
+
+    fn remember(&mut self, id: &SequenceId, ended: EndedSequence) {
+        if self.ended.len() >= MOST_ENDED {
+            self.ended.clear();
+        }
+        self.ended.insert(id.clone(), ended);
     }
 
     /// Something was heard of a message, and it does not wait any more.
