@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import struct
+import threading
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -194,3 +195,13 @@ class Rest:
     def load(self, model):
         status, answer = self.ask("POST", f"/v2/repository/models/{model}/load", {})
         must_equal(status, 200, f"status of loading {model} ({answer})")
+
+
+def run_all(works):
+    """Runs each on a thread of its own, to their ends."""
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(6 * PATIENCE)
+        must(not thread.is_alive(), "it takes too long")
