@@ -1,7 +1,6 @@
 //! WebSocket conversations and sequences with a whole node: what they promise when things break.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use grid_core::model::ModelId;
 use grid_node::actors::{Crash, FindShard};
@@ -335,7 +334,6 @@ fn a_connection_with_nothing_to_do_is_closed_after_its_time_and_a_busy_one_is_no
     eventually("it is at the gate", || node.script.at_gate() == 1);
     let mut idle = stream(&node);
     assert!(matches!(idle.receive(), Err(StreamError::Closed(4000))));
-    std::thread::sleep(Duration::from_millis(50));
     node.script.open_gate();
     assert_eq!(y(&busy.receive().unwrap()), Some(2.0));
 }
