@@ -482,3 +482,19 @@ fn what_waits_in_a_sequence_is_counted_in_the_budget_and_refused_where_that_is_f
     assert_eq!(refused["kind"], "overloaded", "{refused}");
     node.script.open_gate();
 }
+
+#[test]
+fn an_ended_sequence_whose_name_is_asked_for_in_vain_is_forgotten_in_its_time() {
+    let node = stateful("", "sequences.life = '200ms'\nsequences.max = 1");
+    let reserved = || node.node.memory().1;
+    let before = reserved();
+    let mut connection = stream(&node);
+    connection.start("a").unwrap();
+    connection.send(&json!({"type": "end", "sequence_id": "a"})).unwrap();
+    assert_eq!(connection.receive().unwrap()["type"], "ended");
+    connection.start("b").unwrap();
+    connection.send(&json!({"type": "start", "sequence_id": "a"})).unwrap();
+    assert_eq!(connection.receive().unwrap()["kind"], "overloaded");
+    connection.break_off();
+    eventually("the memory of both is given back", || reserved() == before);
+}

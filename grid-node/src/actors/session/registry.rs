@@ -201,10 +201,7 @@ impl Sessions {
                 // A caller without a token starts its sequence over, as Triton does; nobody else can mean this one.
                 Life::Live { addr, open: true } if open => Some(addr.clone()),
                 Life::Live { .. } => return Err(refused(id, SequenceError::Exists)),
-                Life::Over { until, .. } => {
-                    self.graves.lock().remove(&(*until, entry.get().number));
-                    None
-                }
+                Life::Over { .. } => None,
             },
             Place::Vacant(_) => None,
         };
@@ -245,7 +242,12 @@ impl Sessions {
             },
         };
         match place {
-            Place::Occupied(mut occupied) => drop(occupied.insert(entry)),
+            Place::Occupied(mut occupied) => {
+                let before = occupied.insert(entry);
+                if let Life::Over { until, .. } = before.life {
+                    self.graves.lock().remove(&(until, before.number));
+                }
+            }
             Place::Vacant(vacant) => drop(vacant.insert(entry)),
         }
         if let Some(replaced) = replaced {
