@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batching;
+pub mod cluster;
 pub mod config;
 pub mod dispatch;
 pub mod error;
@@ -15,5 +16,6 @@ pub mod scheduling;
 pub mod sequence;
 pub mod supervision;
 pub mod tensor;
+pub mod wire;
 
 pub use error::InferError;

@@ -8,6 +8,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use signature::{Dim, InputError, Signature, TensorSpec};
 pub use stacking::{NotStackable, StackAxes, StackKey, UnevenRows};
 
@@ -17,7 +19,8 @@ pub type Version = u64;
 /// A model's name: 1 to 128 of ASCII letters, digits, `.`, `_`, `-`, not beginning with a dot.
 ///
 /// The alphabet keeps a name usable as a folder, a URL segment and a metric label without escaping.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ModelName(Arc<str>);
 
 /// Longest model name in bytes.
@@ -59,10 +62,7 @@ impl FromStr for ModelName {
     type Err = InvalidModelName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        let valid =
-            !name.is_empty() && name.len() <= MAX_MODEL_NAME && !name.starts_with('.') && name.bytes().all(alphabet);
-        if valid {
+        if is_name(name, MAX_MODEL_NAME) {
             Ok(Self(name.into()))
         } else {
             Err(InvalidModelName(name.chars().take(MAX_MODEL_NAME).collect()))
@@ -70,8 +70,28 @@ impl FromStr for ModelName {
     }
 }
 
+impl TryFrom<String> for ModelName {
+    type Error = InvalidModelName;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+impl From<ModelName> for String {
+    fn from(name: ModelName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+/// Whether a text is a name of at most `longest` bytes, of the alphabet that all names of the grid have.
+pub(crate) fn is_name(text: &str, longest: usize) -> bool {
+    let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !text.is_empty() && text.len() <= longest && !text.starts_with('.') && text.bytes().all(alphabet)
+}
+
 /// One version of one model.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModelId {
     /// The model.
     pub name: ModelName,

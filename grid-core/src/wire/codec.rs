@@ -1,0 +1,102 @@
+//! Values to bytes and back, bounded: bincode behind the one place that names it.
+//!
+//! Compatibility: what is encoded is the bare sequence of fields, so a type that travels or lies on disk never changes;
+//! a changed one is a new type, told apart by the protocol version or the format number in front of it.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Bytes that are not the value that was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// They are not an encoded value of that type, or one that would take more memory than may be.
+    #[error("{what}: {reason}")]
+    Malformed {
+        /// What was expected.
+        what: &'static str,
+        /// What bincode says.
+        reason: String,
+    },
+    /// Bytes follow the value.
+    #[error("{what}: {extra} bytes follow its end")]
+    Trailing {
+        /// What was expected.
+        what: &'static str,
+        /// How many.
+        extra: usize,
+    },
+}
+
+/// Most bytes that one encoded value takes, and that decoding one may allocate.
+pub const MAX_ENCODED: usize = 16 << 20;
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<MAX_ENCODED>,
+> = bincode::config::standard().with_limit::<MAX_ENCODED>();
+
+/// The bytes of a value.
+///
+/// # Panics
+/// When a type cannot be encoded at all (a map of unknown length, say), which a test of that type finds.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let written = bincode::serde::encode_to_vec(value, bincode::config::standard());
+    written.expect("types that travel can be encoded")
+}
+
+/// The value of these bytes, which hold it and nothing more. `what` names it in errors.
+///
+/// # Errors
+/// When they are anything else.
+pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+    let read = bincode::serde::decode_from_slice(bytes, CONFIG);
+    let (value, used) = read.map_err(|error| CodecError::Malformed {
+        what,
+        reason: error.to_string(),
+    })?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        extra => Err(CodecError::Trailing { what, extra }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn values_read_back(value: (u64, Vec<String>, Option<i32>)) {
+            prop_assert_eq!(decode("value", &encode(&value)), Ok(value));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = decode::<(u64, Vec<String>, Vec<u64>)>("value", &bytes);
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_allocates_nothing() {
+        // A vector of 2^62 elements, in bincode's variable-length integers.
+        let mut bytes = vec![253];
+        bytes.extend_from_slice(&(1u64 << 62).to_le_bytes());
+        let error = decode::<Vec<u64>>("list", &bytes).unwrap_err();
+        assert!(matches!(error, CodecError::Malformed { what: "list", .. }), "{error}");
+    }
+
+    #[test]
+    fn what_follows_a_value_is_refused() {
+        let mut bytes = encode(&7u8);
+        bytes.push(0);
+        assert_eq!(
+            decode::<u8>("number", &bytes),
+            Err(CodecError::Trailing {
+                what: "number",
+                extra: 1
+            })
+        );
+    }
+}

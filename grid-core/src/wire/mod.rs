@@ -1,0 +1,5 @@
+//! What travels between nodes, and between clients and nodes: the codec, frames and messages.
+//!
+//! Every number that comes in is hostile: whatever is decoded here is bounded before anything is allocated for it.
+
+pub mod codec;
