@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod batching;
+pub mod catalog;
 pub mod cluster;
 pub mod config;
 pub mod dispatch;
 pub mod error;
+pub mod handoff;
 pub mod memory;
 pub mod model;
 pub mod scheduling;

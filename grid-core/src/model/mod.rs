@@ -105,6 +105,15 @@ impl fmt::Display for ModelId {
     }
 }
 
+/// How many replicas a model has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReplicaCount {
+    /// This many, each on another node; as many as there are nodes, where these are fewer.
+    Exactly(u32),
+    /// One on every node.
+    EveryNode,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
