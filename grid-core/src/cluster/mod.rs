@@ -7,7 +7,9 @@
 mod digest;
 mod id;
 mod snapshot;
+mod view;
 
 pub use digest::{Digest, InvalidDigest};
 pub use id::{GridName, InvalidName, MAX_NODE_NAME, NodeId, NodeName};
 pub use snapshot::{Addresses, Capacity, HostedReplica, NodeSnapshot, NodeStage, ReplicaStage};
+pub use view::{KnownNode, REMEMBERED, Standing, View};

@@ -141,7 +141,10 @@ fn with_no_room_anywhere_who_hosts_it_goes_on() {
     assert_eq!(stage(&node), Stage::Ready);
 }
 
-/// What happens to a grid of three nodes; each believes what it likes.
+/// Few nodes: the fewer, the sooner they believe what contradicts.
+const NODES: usize = 2;
+
+/// What happens to a grid; each node believes what it likes.
 #[derive(Clone, Debug)]
 enum Event {
     /// A node comes to believe that these are the owners.
@@ -172,23 +175,24 @@ enum InTransit {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        2 => (0usize..3, prop::collection::vec(0usize..3, 0..3)).prop_map(|(node, owners)| Event::Believe(node, owners)),
-        4 => (100u64..4000).prop_map(Event::Pass),
-        6 => (0usize..8).prop_map(Event::Arrive),
-        1 => (0usize..8).prop_map(Event::Lose),
-        2 => (0usize..3, any::<bool>()).prop_map(|(node, well)| Event::Load(node, well)),
+        3 => (0usize..NODES, prop::collection::vec(0usize..NODES, 1..NODES))
+            .prop_map(|(node, owners)| Event::Believe(node, owners)),
+        2 => (100u64..2000).prop_map(Event::Pass),
+        6 => (0usize..3).prop_map(Event::Arrive),
+        1 => (0usize..3).prop_map(Event::Lose),
+        2 => (0usize..NODES, any::<bool>()).prop_map(|(node, well)| Event::Load(node, well)),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(5000))]
 
     #[test]
-    fn whatever_the_nodes_believe_somebody_serves(events in prop::collection::vec(event(), 0..120)) {
+    fn whatever_the_nodes_believe_somebody_serves(events in prop::collection::vec(event(), 0..200)) {
         let mut now = Duration::ZERO;
-        let mut nodes: Vec<Handoff> = (0..3).map(|node| Handoff::new(name(node))).collect();
+        let mut nodes: Vec<Handoff> = (0..NODES).map(|node| Handoff::new(name(node))).collect();
         nodes[0] = ready(0);
-        let mut beliefs = vec![intents(&[0], 0); 3];
+        let mut beliefs = vec![intents(&[0], 0); NODES];
         let mut transit: Vec<InTransit> = Vec::new();
         for event in events {
             match event {
@@ -214,12 +218,12 @@ proptest! {
                 }
                 Event::Arrive(_) | Event::Lose(_) => {}
             }
-            for from in 0..3 {
+            for from in 0..NODES {
                 for action in nodes[from].step(now, &beliefs[from]) {
                     match action {
                         Action::Load { .. } => {}
                         Action::Ask { owner, .. } => {
-                            let to = (0..3).find(|&node| name(node) == owner).unwrap();
+                            let to = (0..NODES).find(|&node| name(node) == owner).unwrap();
                             transit.push(InTransit::Question { from, to, asked: now });
                         }
                         Action::Unload { model } => nodes[from].unloaded(&model),
