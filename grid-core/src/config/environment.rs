@@ -132,7 +132,7 @@ mod tests {
             "what is overridden need not be right"
         );
         assert_eq!(config.http.max_connections, 12);
-        assert_eq!(config.node.name, "5");
+        assert_eq!(config.node.name.as_str(), "5");
         assert_eq!(config.models.repositories, [PathBuf::from("x"), PathBuf::from("y")]);
         assert_eq!(config.limits.timeout, Duration::from_secs(2));
         assert!(config.http.admin_token.unwrap().matches(b"1234567812345678"));

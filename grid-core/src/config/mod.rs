@@ -9,6 +9,7 @@
 
 mod diagnostics;
 mod environment;
+mod grid;
 mod kinds;
 mod reader;
 mod sections;
@@ -24,15 +25,17 @@ use std::time::Duration;
 
 pub use diagnostics::{Diagnostic, Origin, Problem};
 pub use environment::PREFIX as ENVIRONMENT_PREFIX;
+pub use grid::GridSettings;
 pub use reader::Places;
 pub use units::{ByteSize, InvalidQuantity, LONGEST_TIME_SPAN, TimeSpan};
 
 pub use diagnostics::nearest;
 pub(crate) use diagnostics::written_key;
-pub(crate) use kinds::{list, number, one_of, size, text, time_span, time_span_in, whole, word};
+pub(crate) use kinds::{Refused, list, number, one_of, size, text, time_span, time_span_in, whole, word};
 pub(crate) use reader::{Reader, Section};
-pub(crate) use tree::read as read_toml;
+pub(crate) use tree::{Value, read as read_toml};
 
+use crate::cluster::NodeName;
 use crate::model::ModelName;
 
 /// Names of the runtimes that a config or a manifest can ask for.
@@ -71,6 +74,8 @@ pub struct NodeConfig {
     pub http: HttpSettings,
     /// `[grpc]`: the gRPC gateway.
     pub grpc: GrpcSettings,
+    /// `[grid]`: the other nodes.
+    pub grid: GridSettings,
     /// `[models]`: where models come from.
     pub models: ModelSettings,
     /// `[memory]`: how much of it models may take.
@@ -99,6 +104,7 @@ impl NodeConfig {
     pub fn resolve(&mut self, folder: &Path) {
         let join = |path: &mut PathBuf| *path = folder.join(&*path);
         join(&mut self.node.data_dir);
+        self.grid.key_file.iter_mut().for_each(join);
         self.models.repositories.iter_mut().for_each(join);
         if let Some(library) = self.runtime.onnxruntime.as_mut()
             && library.components().count() > 1
@@ -111,8 +117,9 @@ impl NodeConfig {
 /// `[node]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
-    /// `name`: the node's name in logs, metrics and metadata, of the same alphabet as a model's. Default `node`.
-    pub name: String,
+    /// `name`: the node's name in logs, metrics, metadata and its grid. Default `node`; a node of a grid needs one of its
+    /// own.
+    pub name: NodeName,
     /// `data_dir`: folder for what the node keeps. Default `.grid/data`.
     pub data_dir: PathBuf,
 }
@@ -120,7 +127,7 @@ pub struct NodeSettings {
 impl Default for NodeSettings {
     fn default() -> Self {
         Self {
-            name: "node".to_owned(),
+            name: "node".parse().expect("a name"),
             data_dir: PathBuf::from(".grid/data"),
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostics::Problem;
+use super::grid::grid;
 use super::kinds::{self, Refused};
 use super::reader::Section;
 use super::tree::Value;
@@ -13,20 +14,28 @@ use super::{
     MAX_SEQUENCES, MemorySettings, ModelSettings, NodeConfig, NodeSettings, Places, RUNTIMES, RuntimeSettings, Secret,
     SequenceSettings, SupervisionSettings, WebSocketSettings,
 };
-use crate::model::ModelName;
 
 /// Most threads of one kind. More than any machine has cores: a larger number is a slip.
 const MAX_THREADS: usize = 1024;
 
-const ADDRESS: &str = "an address and port such as \"127.0.0.1:8000\"";
+pub(super) const ADDRESS: &str = "an address and port such as \"127.0.0.1:8000\"";
 
 const MODEL_NAME: &str = "a name of letters, digits, '.', '_' or '-'";
 
 pub(super) fn node_config(mut root: Section<'_>) -> NodeConfig {
+    let section = root.section("node");
+    let is_named = section.has("name");
+    let node = node(section);
+    let grid = grid(root.section("grid"));
+    if grid.listen.is_some() && !is_named {
+        let expected = "a `name` that no other node of its grid has";
+        root.refuse("node", Problem::value(expected, "nothing"));
+    }
     NodeConfig {
-        node: node(root.section("node")),
+        node,
         http: http(root.section("http")),
         grpc: grpc(root.section("grpc")),
+        grid,
         models: models(root.section("models")),
         memory: memory(root.section("memory")),
         compute: compute(root.section("compute")),
@@ -42,9 +51,9 @@ pub(super) fn node_config(mut root: Section<'_>) -> NodeConfig {
 
 fn node(mut section: Section<'_>) -> NodeSettings {
     let default = NodeSettings::default();
-    let name = section.read("name", kinds::parsed::<ModelName>(MODEL_NAME));
+    let name = section.read("name", kinds::parsed(MODEL_NAME));
     NodeSettings {
-        name: name.map_or(default.name, |name| name.as_str().to_owned()),
+        name: name.unwrap_or(default.name),
         data_dir: section.read("data_dir", kinds::path).unwrap_or(default.data_dir),
     }
 }
@@ -72,7 +81,7 @@ fn grpc(mut section: Section<'_>) -> GrpcSettings {
 }
 
 /// A secret never stands in an error, not even a wrong one: it may be the right one with a slip.
-fn secret(value: &Value) -> Result<Secret, Refused> {
+pub(super) fn secret(value: &Value) -> Result<Secret, Refused> {
     let found = match value {
         Value::Text(text) if text.chars().count() >= Secret::MIN_CHARS => return Ok(Secret::new(text.as_str())),
         Value::Text(text) => format!("one of {}", text.chars().count()),

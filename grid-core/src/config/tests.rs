@@ -54,10 +54,23 @@ fn every_key_is_read_into_its_setting() {
         http.max_connections = 0x10
         http.drain_timeout = "0ms"
         grpc.listen = "[::]:9001"
-        models.repository = ["a", "b"]
-        models.load = ["m", "n"]
-        memory.budget = "1.5GiB"
-        compute = { threads = 2, inline_below = "0us" }
+        [grid]
+        name = "test"
+        listen = "0.0.0.0:7000"
+        advertise = "10.0.0.7:7001"
+        seeds = ["node-b:7000", "[::1]:7000"]
+        key_file = "cluster.key"
+        zone = "left"
+        compute = 400
+        grace = "7s"
+        [models]
+        repository = ["a", "b"]
+        load = ["m", "n"]
+        [memory]
+        budget = "1.5GiB"
+        [compute]
+        threads = 2
+        inline_below = "0us"
         [runtime]
         onnxruntime = "lib/libonnxruntime.so"
         prefer = "rten"
@@ -89,7 +102,7 @@ fn every_key_is_read_into_its_setting() {
     "#;
     let expected = NodeConfig {
         node: NodeSettings {
-            name: "left-1".to_owned(),
+            name: "left-1".parse().unwrap(),
             data_dir: "d".into(),
         },
         http: HttpSettings {
@@ -102,6 +115,17 @@ fn every_key_is_read_into_its_setting() {
         },
         grpc: GrpcSettings {
             listen: Some("[::]:9001".parse().unwrap()),
+        },
+        grid: GridSettings {
+            name: "test".parse().unwrap(),
+            listen: Some("0.0.0.0:7000".parse().unwrap()),
+            advertise: Some("10.0.0.7:7001".parse().unwrap()),
+            seeds: vec!["node-b:7000".to_owned(), "[::1]:7000".to_owned()],
+            key: None,
+            key_file: Some("cluster.key".into()),
+            zone: "left".to_owned(),
+            compute: Some(400),
+            grace: Duration::from_secs(7),
         },
         models: ModelSettings {
             repositories: vec!["a".into(), "b".into()],
@@ -167,10 +191,40 @@ fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
     assert_eq!(
         wrong("[htpt]\nlisten = \"127.0.0.1:1\""),
         [
-            "a.toml:1: htpt: unknown key; expected one of `node`, `http`, `grpc`, `models`, `memory`, `compute`, \
+            "a.toml:1: htpt: unknown key; expected one of `node`, `grid`, `http`, `grpc`, `models`, `memory`, `compute`, \
           `runtime`, `limits`, `sequences`, `websocket`, `supervision`, `log`; did you mean `http`?"
         ]
     );
+}
+
+#[test]
+fn a_node_of_a_grid_says_who_and_where_it_is_and_has_a_key() {
+    let cases = [
+        (
+            "[grid]\nseeds = [\"a:7000\"]",
+            vec!["a.toml:1: grid.listen: expected an address, where the node is one of a grid, found `seeds` alone"],
+        ),
+        (
+            "[grid]\nlisten = \"0.0.0.0:7000\"",
+            vec![
+                "a.toml: node: expected a `name` that no other node of its grid has, found nothing",
+                "a.toml:1: grid.advertise: expected the address that other nodes reach this one by, as `listen` is that \
+                 of all interfaces, found nothing",
+                "a.toml:1: grid.key_file: expected a file with the cluster key, made by `grid-node key`, or the key itself \
+                 in `key`, found nothing",
+            ],
+        ),
+        (
+            "node.name = \"a\"\n[grid]\nlisten = \"127.0.0.1:7000\"\nkey_file = \"k\"\nseeds = [\"7000\"]",
+            vec![
+                "a.toml:5: grid.seeds: expected a host and port such as \"10.0.0.7:7000\" or \"node-b:7000\", found \
+                 \"7000\"",
+            ],
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(wrong(text), expected, "{text}");
+    }
 }
 
 #[test]

@@ -8,12 +8,18 @@ mod check;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Dim, Version};
+use super::{Dim, ReplicaCount, Version};
 use crate::config::{
-    self, Diagnostic, MAX_QUEUE, MAX_SEQUENCES, Origin, Places, Problem, RUNTIMES, Reader, Section, list, number, size,
-    text, time_span, whole, word,
+    self, Diagnostic, MAX_QUEUE, MAX_SEQUENCES, Origin, Places, Problem, RUNTIMES, Reader, Refused, Section, Value,
+    list, number, size, text, time_span, whole, word,
 };
 use crate::tensor::{ALL_DATA_TYPES, DataType};
+
+/// Most replicas that a manifest asks for by number.
+pub const MAX_REPLICAS: u32 = 10_000;
+
+/// Two, so that one node can fail.
+const DEFAULT_REPLICAS: ReplicaCount = ReplicaCount::Exactly(2);
 
 /// Most instances of one model on one node.
 pub const MAX_INSTANCES: usize = 1024;
@@ -32,6 +38,9 @@ pub struct Manifest {
     /// `instances`: how many run side by side, 1 to [`MAX_INSTANCES`]; both runtimes share the weights between them.
     /// Default: one for each compute thread.
     pub instances: Option<usize>,
+    /// `replicas`: on how many nodes of a grid it is, 1 to [`MAX_REPLICAS`], or `"every node"`. Default 2: so that one node
+    /// can fail.
+    pub replicas: ReplicaCount,
     /// `runtime`: one of [`RUNTIMES`], and no other. Default: the node's choice.
     pub runtime: Option<String>,
     /// `weight`: share of the compute threads when several models want them, 1 to 10,000. Default 100.
@@ -144,6 +153,7 @@ impl Default for Manifest {
             description: None,
             default_version: None,
             instances: None,
+            replicas: DEFAULT_REPLICAS,
             runtime: None,
             weight: 100,
             threads_per_run: 1,
@@ -180,6 +190,7 @@ fn read(mut root: Section<'_>) -> Manifest {
         description: root.read("description", text),
         default_version: root.read("default_version", whole(1..=Version::MAX)),
         instances: root.read("instances", whole(1..=MAX_INSTANCES)),
+        replicas: root.read("replicas", replicas).unwrap_or(DEFAULT_REPLICAS),
         runtime: root.read("runtime", word(&runtimes)),
         weight: root.read("weight", whole(1..=10_000)).unwrap_or(default.weight),
         threads_per_run: root
@@ -274,6 +285,14 @@ fn bound_elements(section: &Section<'_>, key: &str, shape: &[usize]) {
             key,
             Problem::value(expected, format!("the shape {}", shape_text(shape))),
         );
+    }
+}
+
+fn replicas(value: &Value) -> Result<ReplicaCount, Refused> {
+    match value {
+        Value::Text(_) => word(&[("every node", ReplicaCount::EveryNode)])(value)
+            .map_err(|_| Problem::value("a number or \"every node\"", value.found()).into()),
+        _ => whole(1..=MAX_REPLICAS)(value).map(ReplicaCount::Exactly),
     }
 }
 

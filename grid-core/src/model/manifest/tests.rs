@@ -56,6 +56,7 @@ fn every_key_is_read() {
     let text = r#"
         description = "d"
         default_version = 2
+        replicas = "every node"
         instances = 3
         runtime = "rten"
         weight = 250
@@ -88,6 +89,7 @@ fn every_key_is_read() {
     let expected = Manifest {
         description: Some("d".to_owned()),
         default_version: Some(2),
+        replicas: ReplicaCount::EveryNode,
         instances: Some(3),
         runtime: Some("rten".to_owned()),
         weight: 250,

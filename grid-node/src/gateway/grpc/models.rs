@@ -35,7 +35,7 @@ const EXTENSIONS: [&str; 7] = [
 
 pub(super) fn server(config: &NodeConfig) -> ServerMetadataResponse {
     ServerMetadataResponse {
-        name: config.node.name.clone(),
+        name: config.node.name.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         extensions: EXTENSIONS.map(str::to_owned).to_vec(),
     }

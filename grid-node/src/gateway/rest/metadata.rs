@@ -28,7 +28,7 @@ struct Server<'a> {
 
 pub(super) async fn server(worker: web::Data<Worker>) -> HttpResponse {
     HttpResponse::Ok().json(Server {
-        name: &worker.shared.config.node.name,
+        name: worker.shared.config.node.name.as_str(),
         version: env!("CARGO_PKG_VERSION"),
         extensions: EXTENSIONS,
     })
