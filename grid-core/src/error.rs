@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{InputError, ModelId};
 use crate::sequence::{SequenceError, SequenceId};
 use crate::tensor::TensorError;
 
 /// The end of a request that brought no answer. Every kind maps to one status in each interface.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 pub enum InferError {
     /// The request itself is wrong; sending it again cannot help.
     #[error("{0}")]

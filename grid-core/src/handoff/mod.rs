@@ -166,7 +166,8 @@ impl Handoff {
         // What never served and is not loading leaves nothing behind.
         let me = &self.me;
         let is_mine = |model: &ModelId| intents.get(model).is_some_and(|intent| intent.owners.contains(me));
-        let is_something = |replica: &Replica| replica.stage != Stage::Absent || replica.loading.is_some();
+        let is_something =
+            |replica: &Replica| replica.stage != Stage::Absent || replica.loading.is_some() || replica.failed.is_some();
         self.replicas
             .retain(|model, replica| is_something(replica) || is_mine(model));
         actions
@@ -281,7 +282,11 @@ impl Replica {
 
     /// This node is no owner.
     fn leave(&mut self, now: Duration, model: &ModelId, intent: Option<&Intent>, actions: &mut Vec<Action>) {
-        self.failed = None;
+        // Otherwise it would be tried at once whenever this node's turn comes again.
+        let is_of_now = |failure: &mut Failure| {
+            intent.is_some_and(|intent| intent.content == failure.content) && failure.again + RETRY.1 > now
+        };
+        self.failed = self.failed.take_if(is_of_now);
         match self.stage {
             Stage::Absent | Stage::Unloading => {}
             Stage::Ready => {

@@ -6,6 +6,7 @@
 mod check;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Dim, ReplicaCount, Version};
@@ -63,6 +64,25 @@ pub struct Manifest {
     pub outputs: Vec<DeclaredTensor>,
     /// Where the keys stand in the file.
     pub places: Places,
+    /// The file's text, for nodes that do not have the file.
+    pub written: Written,
+}
+
+/// The text of a manifest. Always equal: two texts that say the same are the same manifest.
+#[derive(Clone, Debug, Default)]
+pub struct Written(Arc<str>);
+
+impl Written {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for Written {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// How a model falls into shards.
@@ -165,6 +185,7 @@ impl Default for Manifest {
             inputs: Vec::new(),
             outputs: Vec::new(),
             places: Places::default(),
+            written: Written::default(),
         }
     }
 }
@@ -179,6 +200,7 @@ impl Manifest {
         let reader = Reader::new(file);
         let mut manifest = read(reader.root(table));
         manifest.places = reader.finish()?;
+        manifest.written = Written(text.into());
         Ok(manifest)
     }
 }
@@ -204,6 +226,7 @@ fn read(mut root: Section<'_>) -> Manifest {
         inputs: declared(root.sections("input")),
         outputs: declared(root.sections("output")),
         places: Places::default(),
+        written: Written::default(),
     }
 }
 

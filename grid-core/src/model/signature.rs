@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::tensor::{DataType, Shape, Tensor};
 
 /// The size of one dimension in a signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Dim {
     /// Always this size.
     Fixed(usize),
@@ -25,7 +26,7 @@ impl fmt::Display for Dim {
 }
 
 /// Name, type and shape of one input or output.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
     /// Name in the model file.
     pub name: String,
@@ -73,7 +74,7 @@ impl TensorSpec {
 }
 
 /// The inputs and outputs of a model, in the order of its file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     /// What a request brings.
     pub inputs: Vec<TensorSpec>,

@@ -5,12 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest name of a sequence in bytes.
 pub const MAX_SEQUENCE_ID: usize = 128;
 
 /// The name that a client gave its sequence, or the server for it: 1 to [`MAX_SEQUENCE_ID`] bytes of text without control
 /// characters. A number is its decimal digits, so that it is the same sequence whichever way a client writes it.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SequenceId(Arc<str>);
 
 /// What is no name of a sequence.
@@ -33,6 +36,20 @@ impl FromStr for SequenceId {
             return Err(InvalidSequenceId);
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for SequenceId {
+    type Error = InvalidSequenceId;
+
+    fn try_from(text: String) -> Result<Self, InvalidSequenceId> {
+        text.parse()
+    }
+}
+
+impl From<SequenceId> for String {
+    fn from(id: SequenceId) -> Self {
+        id.as_str().to_owned()
     }
 }
 

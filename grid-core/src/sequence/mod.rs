@@ -22,6 +22,8 @@ mod token;
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 pub use id::{InvalidSequenceId, MAX_SEQUENCE_ID, SequenceId};
 pub use token::{InvalidToken, Token};
 
@@ -35,7 +37,7 @@ pub struct Limits {
 }
 
 /// Why something was not done with a sequence. The sequence is as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SequenceError {
     /// There is none of that name, or it has been forgotten.
     #[error("there is no such sequence here; start it with `sequence_start`")]

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// 128 bits that nobody can guess; the caller draws them. Written as 32 hexadecimal digits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Token(u128);
 
 /// What does not read as a token.

@@ -127,6 +127,7 @@ fn every_key_is_read() {
             shape: None,
         }],
         places: Places::default(),
+        written: Written::default(),
     };
     assert_eq!(found, expected);
 }
@@ -161,7 +162,7 @@ fn what_is_wrong_with_the_text_alone_is_told_by_line_and_key() {
         ),
         (
             "instance = 2",
-            "1: instance: unknown key; expected one of `description`, `default_version`, `instances`, \
+            "1: instance: unknown key; expected one of `description`, `default_version`, `instances`, `replicas`, \
                           `runtime`, `weight`, `threads_per_run`, `sharding`, `batching`, `limits`, `state`, `warm_up`, \
                           `input`, `output`; did you mean `instances`?",
         ),

@@ -4,6 +4,9 @@
 //! capacity`. Of few candidates the cheapest is taken; of many the cheaper of two random ones, because many routers that
 //! all see the same cheapest replica would rush to it together (Mitzenmacher 2001).
 
+pub mod remote;
+pub mod retry;
+
 use std::time::Duration;
 
 /// A replica as a router sees it.

@@ -1,0 +1,391 @@
+//! The part of a node that knows the grid: what others say, what is deployed, who hosts what, and what this node does
+//! about it. It is the composition of the view, the catalog, placement and hand-off.
+//!
+//! Sans-IO: the node's actor and the simulations feed it with what happens and carry out its [`Effect`]s. Membership is
+//! beside it: who is up, and who said something new, comes in as events.
+//!
+//! News travel twice: the gossip carries the version of each node's newest snapshot and catalog, at best effort; and now
+//! and then an agent compares digests with one other node, which finds whatever the gossip has lost. Content is always
+//! pulled, over the mesh.
+
+mod exchange;
+mod message;
+mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use exchange::COMPARE_EVERY;
+pub use message::{Answer, Ask};
+pub use reconcile::Situation;
+
+use crate::catalog::{Catalog, Clock, Deployment, Entry, Stamp, StampAhead};
+use crate::cluster::{
+    Addresses, Capacity, Digest, HostedReplica, NodeId, NodeName, NodeSnapshot, NodeStage, ReplicaStage, View,
+};
+use crate::handoff::{Failure, Handoff, Intents, Stage};
+use crate::model::ModelId;
+use crate::placement::Assignment;
+
+/// The time, as everything here gets it.
+pub use crate::cluster::Now;
+
+/// What an agent is made with.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// This node, in its present life.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// Its failure domain.
+    pub zone: String,
+    /// What it can hold and do.
+    pub capacity: Capacity,
+    /// How long a node that does not answer is waited for before others take over what it hosts.
+    pub grace: Duration,
+    /// Whether there are others to look for, so that it does not begin alone at once.
+    pub has_seeds: bool,
+}
+
+/// Something to do for the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask a node, and hand its answer to [`Agent::answered`], or [`Agent::unanswered`].
+    Ask {
+        /// Whom.
+        to: NodeId,
+        /// Where it is.
+        at: SocketAddr,
+        /// What.
+        ask: Ask,
+    },
+    /// Get this content, load it, and take it into service in the place of what serves; then say
+    /// [`Agent::replica_loaded`] or [`Agent::replica_failed`].
+    Load {
+        /// Which version.
+        model: ModelId,
+        /// What is deployed of it.
+        deployment: Deployment,
+    },
+    /// Finish what was accepted and free the memory; then say [`Agent::replica_unloaded`].
+    Unload {
+        /// Which version.
+        model: ModelId,
+    },
+    /// This node has something new to say of itself: gossip carries it.
+    Head {
+        /// Version of its snapshot.
+        version: u64,
+        /// Digest of its catalog.
+        catalog: Digest,
+    },
+    /// The catalog has changed: it is kept on disk.
+    Keep,
+    /// Where requests can go may have changed.
+    Routes,
+    /// Something that a person should know.
+    Notice(Notice),
+}
+
+/// Something that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Notice {
+    /// A deployment of another node was not taken.
+    #[error("the catalog of node {from} was not taken in part: {error}")]
+    Stamp {
+        /// Who sent it.
+        from: NodeName,
+        /// Why not.
+        error: StampAhead,
+    },
+    /// A node sends what no node says.
+    #[error("node {from} sends what was not asked for")]
+    Nonsense {
+        /// Who.
+        from: NodeName,
+    },
+}
+
+/// The agent of one node. See the module's documentation.
+#[derive(Debug)]
+pub struct Agent {
+    options: AgentOptions,
+    began: Duration,
+    /// The time of the last event.
+    now: Duration,
+    stage: NodeStage,
+    view: View,
+    catalog: Catalog,
+    clock: Clock,
+    handoff: Handoff,
+    /// Bytes that each replica of this node takes, once that is known.
+    measured: BTreeMap<ModelId, u64>,
+    /// Replicas whose instances all ended too often.
+    quarantined: BTreeMap<ModelId, bool>,
+    /// Contents on this node's disk.
+    artifacts: Vec<Digest>,
+    assignment: Assignment,
+    intents: Intents,
+    /// What the assignment was computed from.
+    placed_from: Option<Situation>,
+    /// When the view last changed in who is there.
+    unsettled_since: Duration,
+    exchange: exchange::Exchange,
+    effects: VecDeque<Effect>,
+}
+
+impl Agent {
+    /// An agent that knows only its own node, and what was deployed when it last ran.
+    pub fn new(options: AgentOptions, kept: Vec<(ModelId, Entry)>, now: Now) -> Self {
+        let own = NodeSnapshot {
+            node: options.node.clone(),
+            version: 1,
+            addresses: options.addresses,
+            zone: options.zone.clone(),
+            capacity: options.capacity,
+            stage: NodeStage::Serving,
+            replicas: Vec::new(),
+            catalog: Catalog::default().digest(),
+            artifacts: Vec::new(),
+        };
+        let name = options.node.name.clone();
+        let mut agent = Self {
+            began: now.monotonic,
+            now: now.monotonic,
+            stage: NodeStage::Serving,
+            view: View::new(own),
+            catalog: Catalog::default(),
+            clock: Clock::new(name.clone()),
+            handoff: Handoff::new(name),
+            measured: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
+            artifacts: Vec::new(),
+            assignment: Assignment::default(),
+            intents: Intents::new(),
+            placed_from: None,
+            unsettled_since: now.monotonic,
+            exchange: exchange::Exchange::new(now.monotonic),
+            effects: VecDeque::new(),
+            options,
+        };
+        let from = agent.name().clone();
+        agent.take_entries(now, &from, kept);
+        agent
+    }
+
+    /// Its node's name.
+    pub fn name(&self) -> &NodeName {
+        &self.options.node.name
+    }
+
+    /// What it believes of the nodes.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// What is deployed.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Which node should host what, as far as this node knows.
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// What should be of each model version.
+    pub fn intents(&self) -> &Intents {
+        &self.intents
+    }
+
+    /// The replicas of this node.
+    pub fn handoff(&self) -> &Handoff {
+        &self.handoff
+    }
+
+    /// What is to be done, in order.
+    pub fn poll(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// A repository of this node holds this, in files that were modified at `modified` (milliseconds since 1970). Returns
+    /// what is deployed instead, if that is newer.
+    pub fn found(&mut self, now: Now, model: ModelId, deployment: Deployment, modified: u64) -> Option<Deployment> {
+        let before = self.catalog.get(&model);
+        if let Some(before) = before.and_then(|entry| entry.deployment.as_ref())
+            && *before == deployment
+        {
+            return None;
+        }
+        let stamp = Stamp {
+            // Files from the future are taken for new ones.
+            wall: modified.min(now.wall),
+            counter: 0,
+            node: self.name().clone(),
+        };
+        let entry = Entry {
+            stamp,
+            deployment: Some(deployment),
+        };
+        if !self.merge(model.clone(), entry) {
+            return self.catalog.get(&model).and_then(|entry| entry.deployment.clone());
+        }
+        None
+    }
+
+    /// Somebody asks that this be deployed, whatever was said before.
+    pub fn deploy(&mut self, now: Now, model: ModelId, deployment: Deployment) {
+        let stamp = self.clock.stamp(now.wall);
+        self.merge(
+            model,
+            Entry {
+                stamp,
+                deployment: Some(deployment),
+            },
+        );
+    }
+
+    /// Somebody asks that this be taken back.
+    pub fn take_back(&mut self, now: Now, model: ModelId) {
+        let is_there = self.catalog.get(&model).is_some_and(|entry| entry.deployment.is_some());
+        if is_there {
+            let stamp = self.clock.stamp(now.wall);
+            self.merge(model, Entry { stamp, deployment: None });
+        }
+    }
+
+    fn merge(&mut self, model: ModelId, entry: Entry) -> bool {
+        let is_news = self.catalog.merge(model, entry);
+        if is_news {
+            self.effects.push_back(Effect::Keep);
+            self.publish();
+        }
+        is_news
+    }
+
+    /// A load has ended well; the replica takes so many bytes.
+    pub fn replica_loaded(&mut self, now: Now, model: &ModelId, content: Digest, bytes: u64) {
+        self.measured.insert(model.clone(), bytes);
+        self.handoff.loaded(model, content);
+        self.go_on(now);
+    }
+
+    /// A load has failed.
+    pub fn replica_failed(&mut self, now: Now, model: &ModelId, content: Digest, reason: String) {
+        self.handoff.load_failed(now.monotonic, model, content, reason);
+        self.go_on(now);
+    }
+
+    /// A replica has left the memory.
+    pub fn replica_unloaded(&mut self, now: Now, model: &ModelId) {
+        self.measured.remove(model);
+        self.quarantined.remove(model);
+        self.handoff.unloaded(model);
+        self.go_on(now);
+    }
+
+    /// Whether any instance of a replica answers, or all ended too often.
+    pub fn replica_quarantined(&mut self, now: Now, model: &ModelId, quarantined: bool) {
+        if self.quarantined.insert(model.clone(), quarantined).unwrap_or(false) != quarantined {
+            self.go_on(now);
+        }
+    }
+
+    /// The contents on this node's disk.
+    pub fn artifacts(&mut self, mut artifacts: Vec<Digest>) {
+        artifacts.sort();
+        artifacts.dedup();
+        self.artifacts = artifacts;
+        self.publish();
+    }
+
+    /// This node can hold or do more or less than before.
+    pub fn set_capacity(&mut self, now: Now, capacity: Capacity) {
+        self.options.capacity = capacity;
+        self.go_on(now);
+    }
+
+    /// This node leaves: others take over what it hosts. It has left what it can when [`Agent::has_left`].
+    pub fn leave(&mut self, now: Now) {
+        self.stage = NodeStage::Draining;
+        self.go_on(now);
+    }
+
+    /// Whether everything that others can host has gone to them.
+    pub fn has_left(&self) -> bool {
+        let me = self.name();
+        let waits: BTreeSet<&ModelId> = self.waiting().collect();
+        let goes = |model: &ModelId| {
+            let others = self.intents.get(model).is_some_and(|intent| intent.owners.iter().any(|owner| owner != me));
+            others || waits.contains(model)
+        };
+        let mut replicas = self.handoff.replicas().iter();
+        !replicas.any(|(model, replica)| replica.stage != Stage::Absent && goes(model))
+    }
+
+    /// Versions with a replica that has a place and cannot be loaded there yet.
+    fn waiting(&self) -> impl Iterator<Item = &ModelId> {
+        let models: Vec<&ModelId> = self.intents.keys().collect();
+        let waiting = self.assignment.waiting.iter();
+        waiting.filter_map(move |waiting| models.get(waiting.shard).copied())
+    }
+
+    /// What this node says of itself, if that has changed.
+    fn publish(&mut self) {
+        let snapshot = |version| NodeSnapshot {
+            node: self.options.node.clone(),
+            version,
+            addresses: self.options.addresses,
+            zone: self.options.zone.clone(),
+            capacity: self.options.capacity,
+            stage: self.stage,
+            replicas: self.hosted(),
+            catalog: self.catalog.digest(),
+            artifacts: self.artifacts.clone(),
+        };
+        let before = self.view.node(self.name()).and_then(|node| node.snapshot.as_ref());
+        let version = before.map_or(0, |before| before.version);
+        let unchanged = snapshot(version);
+        if before == Some(&unchanged) {
+            return;
+        }
+        let version = version + 1;
+        let catalog = unchanged.catalog;
+        self.view.publish(NodeSnapshot { version, ..unchanged });
+        self.effects.push_back(Effect::Head { version, catalog });
+        self.effects.push_back(Effect::Routes);
+    }
+
+    fn hosted(&self) -> Vec<HostedReplica> {
+        let hosted = self.handoff.replicas().iter().filter_map(|(model, replica)| {
+            let quarantined = self.quarantined.get(model).copied().unwrap_or(false);
+            let stage = match replica.stage {
+                Stage::Ready if quarantined => ReplicaStage::Quarantined,
+                Stage::Ready => ReplicaStage::Ready,
+                Stage::Draining { .. } => ReplicaStage::Draining,
+                Stage::Unloading => return None,
+                Stage::Absent if replica.loading.is_some() => ReplicaStage::Loading,
+                Stage::Absent => {
+                    let waits = |failure: &&Failure| failure.again > self.now;
+                    ReplicaStage::Failed(replica.failed.as_ref().filter(waits)?.reason.clone())
+                }
+            };
+            let expected = || self.catalog.get(model).and_then(|entry| entry.deployment.as_ref());
+            Some(HostedReplica {
+                model: model.clone(),
+                content: replica.content.or(replica.loading).or(replica.failed.as_ref().map(|failure| failure.content))?,
+                stage,
+                bytes: self
+                    .measured
+                    .get(model)
+                    .copied()
+                    .or_else(|| expected().map(|deployment| deployment.memory))
+                    .unwrap_or(0),
+            })
+        });
+        hosted.collect()
+    }
+}
