@@ -3,8 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The type of a tensor's elements, named as the Open Inference Protocol v2 names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Between nodes it travels as its [`code`](Self::code).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub enum DataType {
     /// One byte an element: 0 or 1.
     Bool,
@@ -36,7 +41,7 @@ pub enum DataType {
     Bytes,
 }
 
-/// Every data type, in the order of the protocol's table.
+/// Every data type, in the order of the protocol's table. The order is that of their codes, so it never changes.
 pub const ALL_DATA_TYPES: [DataType; 14] = [
     DataType::Bool,
     DataType::Uint8,
@@ -75,6 +80,11 @@ impl DataType {
         }
     }
 
+    /// Its number between nodes.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
     /// Bytes of one element, or `None` for [`DataType::Bytes`], whose elements vary.
     pub const fn size(self) -> Option<usize> {
         match self {
@@ -84,6 +94,26 @@ impl DataType {
             Self::Uint64 | Self::Int64 | Self::Fp64 => Some(8),
             Self::Bytes => None,
         }
+    }
+}
+
+impl From<DataType> for u8 {
+    fn from(data_type: DataType) -> Self {
+        data_type.code()
+    }
+}
+
+/// A number that is the code of no data type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is the code of no data type")]
+pub struct UnknownDataTypeCode(u8);
+
+impl TryFrom<u8> for DataType {
+    type Error = UnknownDataTypeCode;
+
+    fn try_from(code: u8) -> Result<Self, Self::Error> {
+        let found = ALL_DATA_TYPES.get(usize::from(code)).copied();
+        found.ok_or(UnknownDataTypeCode(code))
     }
 }
 
@@ -112,6 +142,14 @@ impl FromStr for DataType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_reads_back_as_its_type() {
+        for (code, data_type) in (0u8..).zip(ALL_DATA_TYPES) {
+            assert_eq!((data_type.code(), DataType::try_from(code)), (code, Ok(data_type)));
+        }
+        assert_eq!(DataType::try_from(14), Err(UnknownDataTypeCode(14)));
+    }
 
     #[test]
     fn every_name_reads_back_as_its_type() {
