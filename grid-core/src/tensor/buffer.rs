@@ -66,6 +66,23 @@ impl AlignedBytes {
         self.len += bytes.len();
     }
 
+    /// Bytes that fit without moving those that are held.
+    pub fn capacity(&self) -> usize {
+        self.blocks.capacity() * ALIGNMENT
+    }
+
+    /// Makes room for `more` bytes, and for no further ones.
+    pub fn reserve(&mut self, more: usize) {
+        let blocks = (self.len + more).div_ceil(ALIGNMENT);
+        self.blocks.reserve_exact(blocks.saturating_sub(self.blocks.len()));
+    }
+
+    /// Makes it `len` bytes long. What is added is some bytes, to be written over.
+    pub fn resize(&mut self, len: usize) {
+        self.blocks.resize(len.div_ceil(ALIGNMENT), Block::zeroed());
+        self.len = len;
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
         self.len
@@ -163,6 +180,21 @@ mod tests {
             prop_assert_eq!(buffer.as_slice(), pieces.concat());
             prop_assert_eq!(buffer.as_slice().as_ptr() as usize % ALIGNMENT, 0);
         }
+    }
+
+    #[test]
+    fn a_buffer_is_cut_and_made_longer_with_what_it_holds_kept() {
+        let mut buffer = AlignedBytes::copy_of(&[1; 70]);
+        buffer.resize(65);
+        buffer.reserve(100);
+        assert!(buffer.capacity() >= 165);
+        buffer.extend_from_slice(&[2; 2]);
+        assert_eq!(buffer.as_slice(), [&[1; 65][..], &[2; 2]].concat());
+        buffer.resize(200);
+        assert_eq!(
+            (buffer.len(), &buffer.as_slice()[..67]),
+            (200, &[&[1; 65][..], &[2; 2]].concat()[..])
+        );
     }
 
     #[test]

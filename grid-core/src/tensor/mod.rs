@@ -14,7 +14,7 @@ use bytemuck::Pod;
 use smallvec::SmallVec;
 
 pub use buffer::{ALIGNMENT, AlignedBytes, Buffer};
-pub use data_type::{ALL_DATA_TYPES, DataType, UnknownDataType};
+pub use data_type::{ALL_DATA_TYPES, DataType, UnknownDataType, UnknownDataTypeCode};
 pub use stack::{StackError, concatenate, split};
 pub use strings::{StringElements, StringsError, append_string};
 

@@ -2,4 +2,9 @@
 //!
 //! Every number that comes in is hostile: whatever is decoded here is bounded before anything is allocated for it.
 
+pub mod assembly;
 pub mod codec;
+pub mod credit;
+pub mod frame;
+pub mod handshake;
+pub mod message;
