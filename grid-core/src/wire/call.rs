@@ -196,8 +196,8 @@ pub enum Reply {
 pub struct Description {
     /// Which.
     pub model: ModelId,
-    /// Which content of it.
-    pub content: Digest,
+    /// Digest of its [`Interface`].
+    pub interface: Digest,
     /// What goes in and comes out.
     pub signature: Signature,
     /// Its manifest, as it was written.

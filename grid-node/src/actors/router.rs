@@ -1,4 +1,5 @@
-//! The router: sends each request to the least loaded instance, and again elsewhere when it did not run there.
+//! The router: sends each request to the least loaded instance of this node or replica of another, and again elsewhere
+//! when it did not run there.
 //!
 //! One router actor lives on each worker thread of the HTTP gateway, so that a request reaches its router, and a router the
 //! instances' lanes, without a hop between threads. Others reach a router through its handle, from whatever thread.
@@ -12,12 +13,17 @@ use std::time::{Duration, Instant};
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Message};
 use grid_core::InferError;
+use grid_core::cluster::NodeName;
+use grid_core::dispatch::retry::{Miss, RetryBudget};
 use grid_core::dispatch::{LOOK_AT_ALL, choose};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug, debug_span, error};
 
 use super::routes::{Lasting, Routes, VersionRoute};
-use crate::compute::{Outcome, Pool, Request};
+use crate::compute::{Lane, Outcome, Pool, Request};
+use crate::mesh::{Remote, RemoteAnswer, RemoteOutcome, since_start};
 
 /// What a router is made with.
 #[derive(Clone, Debug)]
@@ -28,6 +34,8 @@ pub struct RouterOptions {
     pub pool: Pool,
     /// This router's number among its siblings: where it begins to look for an instance.
     pub place: usize,
+    /// How often requests may be sent again, for all routers of the node together.
+    pub retries: Arc<Mutex<RetryBudget>>,
 }
 
 /// The way to a router, for whatever thread. Cheap to clone.
@@ -78,6 +86,31 @@ impl RouterHandle {
     pub fn try_now(&self, route: &Arc<VersionRoute>, request: &mut Request) -> Option<Outcome> {
         let span = dispatch_span(route, request);
         span.in_scope(|| run_here(&self.options, route, request))
+    }
+
+    /// The way of a request that another node sends: it is answered by an instance of this node, or not at all. Dropping
+    /// the future cancels it.
+    ///
+    /// # Errors
+    /// However the request ended; with [`InferError::ReplicaLost`] it did not run.
+    pub(crate) async fn dispatch_here(&self, route: &VersionRoute, request: Request) -> Outcome {
+        let lost = || {
+            Err(InferError::ReplicaLost {
+                model: route.id.clone(),
+            })
+        };
+        let answer = match attempt_among(&self.options, &route.lanes, &[], &request, &[]) {
+            Attempt::Ended(outcome) => return outcome,
+            Attempt::Queued(Answering::Here(answer)) => answer,
+            Attempt::Queued(Answering::There(..)) | Attempt::NotRun => return lost(),
+        };
+        match tokio::time::timeout_at(request.deadline.into(), answer).await {
+            Ok(outcome) => outcome.unwrap_or_else(|_| lost()),
+            Err(_) => Err(InferError::DeadlineExceeded {
+                model: route.id.clone(),
+                timeout: request.deadline.saturating_duration_since(request.entry.arrived),
+            }),
+        }
     }
 
     /// The way of a request that cannot run at once. Dropping the future cancels it.
@@ -190,9 +223,12 @@ impl Handler<Dispatch> for Router {
     type Result = Reply;
 
     fn handle(&mut self, Dispatch { route, request, span }: Dispatch, _: &mut Self::Context) -> Reply {
-        let first = match span.in_scope(|| attempt(&self.options, &route, &request)) {
+        let first = match span.in_scope(|| {
+            self.options.retries.lock().request();
+            attempt(&self.options, &route, &request, &[])
+        }) {
             Attempt::Ended(outcome) => return Reply::Now(outcome),
-            Attempt::Queued(answer) => Some(answer),
+            Attempt::Queued(answering) => Some(answering),
             Attempt::NotRun => None,
         };
         let finished = finish(self.options.clone(), route, request, first);
@@ -202,9 +238,17 @@ impl Handler<Dispatch> for Router {
 
 enum Attempt {
     Ended(Outcome),
-    Queued(tokio::sync::oneshot::Receiver<Outcome>),
-    /// No instance took it, and it surely did not run.
+    Queued(Answering),
+    /// Nobody took it, and it surely did not run.
     NotRun,
+}
+
+/// A request that somebody has.
+enum Answering {
+    /// An instance of this node.
+    Here(oneshot::Receiver<Outcome>),
+    /// A replica of another.
+    There(Arc<Remote>, RemoteAnswer),
 }
 
 /// Runs a request on this thread, if an instance is free and the run is known to be quick.
@@ -218,48 +262,92 @@ fn run_here(options: &RouterOptions, route: &VersionRoute, request: &Request) ->
     nearest_first.find_map(|lane| lane.run_inline(request))
 }
 
-fn attempt(options: &RouterOptions, route: &VersionRoute, request: &Request) -> Attempt {
-    let lanes = &route.lanes;
-    let entropy = if lanes.len() > LOOK_AT_ALL { rand::random() } else { 0 };
-    let unknown = lanes
-        .iter()
-        .filter_map(|lane| lane.load().service)
+/// Gives a request to whoever would answer it soonest; `tried` are nodes that did not.
+fn attempt(options: &RouterOptions, route: &VersionRoute, request: &Request, tried: &[NodeName]) -> Attempt {
+    attempt_among(options, &route.lanes, &route.remotes, request, tried)
+}
+
+fn attempt_among(
+    options: &RouterOptions,
+    lanes: &[Arc<Lane>],
+    remotes: &[Arc<Remote>],
+    request: &Request,
+    tried: &[NodeName],
+) -> Attempt {
+    let candidates = lanes.len() + remotes.len();
+    let entropy = if candidates > LOOK_AT_ALL { rand::random() } else { 0 };
+    let known = lanes.iter().filter_map(|lane| lane.load().service);
+    let unknown = known
+        .chain(remotes.iter().filter_map(|remote| remote.service()))
         .max()
         .unwrap_or_default();
-    let cost = |index: usize| match &lanes[index] {
+    let cost = |index: usize| match lanes.get(index) {
         // It is out of the table a moment later; whoever has not seen that yet would find it the least loaded of all.
-        lane if lane.is_closed() => u64::MAX,
-        lane => lane.load().cost(unknown),
+        Some(lane) if lane.is_closed() => u64::MAX,
+        Some(lane) => lane.load().cost(unknown),
+        None => match &remotes[index - lanes.len()] {
+            remote if tried.contains(remote.node()) => u64::MAX,
+            remote => remote.cost(unknown),
+        },
     };
-    let Some(chosen) = choose(lanes.len(), options.place, entropy, cost) else {
+    // Lanes stand first, so a router that begins among them meets its own node before any other.
+    let start = options.place.checked_rem(lanes.len()).unwrap_or(options.place);
+    let Some(chosen) = choose(candidates, start, entropy, cost) else {
         return Attempt::NotRun;
     };
-    let lane = &lanes[chosen];
+    let Some(lane) = lanes.get(chosen) else {
+        let remote = &remotes[chosen - lanes.len()];
+        if cost(chosen) == u64::MAX {
+            return Attempt::NotRun;
+        }
+        return Attempt::Queued(Answering::There(Arc::clone(remote), remote.infer(request)));
+    };
     match lane.enqueue(request) {
         Ok(answer) => {
             options.pool.wake(lane);
-            Attempt::Queued(answer)
+            Attempt::Queued(Answering::Here(answer))
         }
         Err(InferError::ReplicaLost { .. }) => Attempt::NotRun,
-        Err(error) => Attempt::Ended(Err(error)),
+        Err(error) => {
+            let elsewhere = remotes
+                .iter()
+                .filter(|remote| !tried.contains(remote.node()))
+                .map(|remote| (remote.cost(unknown), remote))
+                .min_by_key(|(cost, _)| *cost)
+                .filter(|(cost, _)| *cost < u64::MAX && options.may_retry(Miss::Overloaded, 1));
+            match elsewhere {
+                Some((_, remote)) => Attempt::Queued(Answering::There(Arc::clone(remote), remote.infer(request))),
+                None => Attempt::Ended(Err(error)),
+            }
+        }
     }
 }
 
-/// Sees a request to its end: waits for its answer until the deadline, and sends it again when its instance ended
-/// before it ran.
+impl RouterOptions {
+    fn may_retry(&self, miss: Miss, attempts: u32) -> bool {
+        // A sequence's state travels with each of its steps, so a step too can run twice without harm.
+        self.retries.lock().may_retry(since_start(), miss, attempts, true)
+    }
+}
+
+/// Sees a request to its end: waits for its answer until the deadline, and sends it again when whoever had it was lost, or
+/// did not run it.
 async fn finish(
     options: RouterOptions,
     route: Arc<VersionRoute>,
     request: Request,
-    mut answer: Option<tokio::sync::oneshot::Receiver<Outcome>>,
+    mut answering: Option<Answering>,
 ) -> Outcome {
     let id = route.id.clone();
     let work = async {
         let mut changes = options.routes.watch();
         let mut route = route;
+        let mut attempts = 0;
+        let mut tried: SmallVec<[NodeName; 2]> = SmallVec::new();
         loop {
-            if let Some(answer) = answer.take() {
-                match answer.await {
+            match answering.take() {
+                None => {}
+                Some(Answering::Here(answer)) => match answer.await {
                     Ok(Err(InferError::ReplicaLost { .. })) => debug!("its instance ended; it is sent again"),
                     Ok(outcome) => return outcome,
                     // Every job is answered by whoever holds it; only a dead compute thread breaks that.
@@ -269,22 +357,36 @@ async fn finish(
                             reason: "the run ended without an answer".to_owned(),
                         });
                     }
-                }
+                },
+                Some(Answering::There(remote, answer)) => match answer.await {
+                    RemoteOutcome::Ended(outcome) => return outcome,
+                    RemoteOutcome::Missed(miss, error) => {
+                        attempts += 1;
+                        debug!(node = %remote.node(), ?miss, %error, attempts, "not answered there");
+                        if !options.may_retry(miss, attempts) {
+                            return Err(error);
+                        }
+                        tried.push(remote.node().clone());
+                    }
+                },
             }
             changes.mark_unchanged();
             let version = route.id.version.to_string();
             let now = options.routes.resolve(route.id.name.as_str(), Some(&version))?;
-            if !now.takes_what_was_checked_for(&route) {
+            if now.may_serve() && !now.takes_what_was_checked_for(&route) {
                 return Err(InferError::NotReady {
                     model: route.id.to_string(),
                     reason: "it was replaced by another content meanwhile; send the request again".to_owned(),
                 });
             }
             route = now;
-            match attempt(&options, &route, &request) {
+            match attempt(&options, &route, &request, &tried) {
                 Attempt::Ended(outcome) => return outcome,
-                Attempt::Queued(queued) => answer = Some(queued),
-                Attempt::NotRun => park(&route, &mut changes).await?,
+                Attempt::Queued(queued) => answering = Some(queued),
+                Attempt::NotRun => {
+                    park(&route, &mut changes).await?;
+                    tried.clear();
+                }
             }
         }
     };
@@ -296,6 +398,10 @@ async fn finish(
         }),
     }
 }
+
+/// How long a request that nobody took waits at most before it looks again: nodes that were lost are found again without
+/// a change of the table.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Waits for the next change of the route table, when one may bring an instance.
 async fn park(route: &VersionRoute, changes: &mut tokio::sync::watch::Receiver<u64>) -> Result<(), InferError> {
@@ -311,14 +417,18 @@ async fn park(route: &VersionRoute, changes: &mut tokio::sync::watch::Receiver<u
         });
     };
     // The sender lives in the routes that `route` came from, so the wait ends with a change.
-    let _ = changes.changed().await;
+    let changed = changes.changed();
+    match route.remotes.is_empty() {
+        true => drop(changed.await),
+        false => drop(tokio::time::timeout(LOOK_AGAIN, changed).await),
+    }
     Ok(())
 }
 
 impl VersionRoute {
     /// Whether a request that was put in order and checked for `other` may run here, and its outputs be named by it.
     pub(crate) fn takes_what_was_checked_for(&self, other: &Self) -> bool {
-        self.signature == other.signature
+        self.interface == other.interface
             && self.initial == other.initial
             && self.axes == other.axes
             && self.states == other.states

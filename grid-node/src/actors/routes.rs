@@ -1,6 +1,7 @@
 //! The route table: what this node can send requests to.
 //!
-//! Written by the shard supervisor alone, as a whole; read by every router and gateway thread without a lock.
+//! Put together from what this node hosts, which the shard supervisor writes, and what others host, which the grid actor
+//! writes, each as a whole; read by every router and gateway thread without a lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,14 +11,17 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use grid_core::InferError;
 use grid_core::batching::BatchPolicy;
+use grid_core::cluster::Digest;
 use grid_core::config::{NodeConfig, nearest};
 use grid_core::model::manifest::Manifest;
 use grid_core::model::{ModelId, ModelName, Signature, StackAxes, StackKey, TensorSpec, Version};
 use grid_core::tensor::Tensor;
+use grid_core::wire::call::Interface;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::compute::{Lane, RunStats};
+use crate::mesh::Remote;
 use crate::telemetry::ModelMetrics;
 
 /// What the configuration and the manifest say about serving one model version.
@@ -99,14 +103,14 @@ impl ReplicaState {
 }
 
 /// One version of a model, as routers and gateways see it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct VersionRoute {
     /// Which.
     pub id: ModelId,
     /// Where it stands.
     pub state: ReplicaState,
     /// Name of its runtime; empty before it was opened.
-    pub runtime: &'static str,
+    pub runtime: Arc<str>,
     /// What goes in and out; empty before it was opened.
     pub signature: Arc<Signature>,
     /// For each input, what it holds when a request leaves it out: the initial value of a state tensor.
@@ -123,6 +127,12 @@ pub struct VersionRoute {
     pub instances: usize,
     /// Lanes to the instances that are ready.
     pub lanes: Vec<Arc<Lane>>,
+    /// Its replicas on other nodes that are ready.
+    pub remotes: Vec<Arc<Remote>>,
+    /// What a request for it is put in order and checked for.
+    pub interface: Digest,
+    /// Whether a request may have outputs before its last ones.
+    pub in_parts: bool,
     /// Its metrics.
     pub metrics: Arc<ModelMetrics>,
     /// What does not end with an incarnation.
@@ -242,11 +252,6 @@ impl VersionRoute {
         self.lasting.work.lock().lanes.iter().map(|lane| lane.in_flight()).sum()
     }
 
-    /// Whether a request may have outputs before its last ones.
-    pub fn answers_in_parts(&self) -> bool {
-        self.lanes.first().is_some_and(|lane| lane.in_steps())
-    }
-
     /// The error of a request that finds no instance.
     pub fn not_ready(&self) -> InferError {
         InferError::NotReady {
@@ -254,6 +259,23 @@ impl VersionRoute {
             reason: self.state.reason().to_owned(),
         }
     }
+}
+
+/// The digest of what requests of a model are put in order and checked for.
+pub(crate) fn interface(
+    signature: &Signature,
+    states: &[StateSlot],
+    axes: Option<&StackAxes>,
+    policy: &BatchPolicy,
+) -> Digest {
+    let states: Vec<_> = states.iter().map(|slot| (slot.input, slot.output)).collect();
+    let interface = Interface {
+        signature,
+        states: &states,
+        inputs: axes.map(|axes| axes.inputs.as_slice()),
+        max_rows: policy.max_rows,
+    };
+    interface.digest()
 }
 
 fn without(spec: Option<&TensorSpec>, axis: Option<usize>) -> Vec<i64> {
@@ -287,17 +309,65 @@ impl ModelRoute {
     }
 }
 
+/// A model version on other nodes.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    /// How it would be served if this node had no replica of it.
+    pub route: VersionRoute,
+    /// The version that a request gets which names none, by its manifest.
+    pub default_version: Option<Version>,
+}
+
 /// All models. See the module's documentation.
 #[derive(Debug)]
 pub struct Routes {
     table: ArcSwap<HashMap<ModelName, ModelRoute>>,
+    parts: Mutex<Parts>,
     changes: watch::Sender<u64>,
+}
+
+/// What the table is put together from.
+#[derive(Debug, Default)]
+struct Parts {
+    here: HashMap<ModelName, ModelRoute>,
+    elsewhere: Vec<Elsewhere>,
+}
+
+impl Parts {
+    fn table(&self) -> HashMap<ModelName, ModelRoute> {
+        let mut table = self.here.clone();
+        for Elsewhere { route, default_version } in &self.elsewhere {
+            let model = table.entry(route.id.name.clone()).or_insert_with(|| ModelRoute {
+                default_version: *default_version,
+                versions: BTreeMap::new(),
+            });
+            let here = model.versions.get(&route.id.version);
+            let merged = match here.filter(|here| !here.lanes.is_empty() || route.remotes.is_empty()) {
+                // Replicas of another content may want other requests.
+                Some(here) => VersionRoute {
+                    remotes: match here.interface == route.interface {
+                        true => route.remotes.clone(),
+                        false => Vec::new(),
+                    },
+                    ..VersionRoute::clone(here)
+                },
+                None => VersionRoute {
+                    metrics: here.map_or_else(|| Arc::clone(&route.metrics), |here| Arc::clone(&here.metrics)),
+                    lasting: here.map_or_else(|| Arc::clone(&route.lasting), |here| Arc::clone(&here.lasting)),
+                    ..route.clone()
+                },
+            };
+            model.versions.insert(route.id.version, Arc::new(merged));
+        }
+        table
+    }
 }
 
 impl Default for Routes {
     fn default() -> Self {
         Self {
             table: ArcSwap::default(),
+            parts: Mutex::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -314,10 +384,27 @@ impl Routes {
         self.changes.subscribe()
     }
 
-    /// Replaces the table.
-    pub(super) fn publish(&self, table: HashMap<ModelName, ModelRoute>) {
-        self.table.store(Arc::new(table));
+    /// Replaces what this node hosts.
+    pub(super) fn publish(&self, here: HashMap<ModelName, ModelRoute>) {
+        self.change(|parts| parts.here = here);
+    }
+
+    /// Replaces what other nodes host.
+    pub(crate) fn publish_elsewhere(&self, elsewhere: Vec<Elsewhere>) {
+        self.change(|parts| parts.elsewhere = elsewhere);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock();
+        change(&mut parts);
+        self.table.store(Arc::new(parts.table()));
+        drop(parts);
         self.changes.send_modify(|change| *change += 1);
+    }
+
+    /// What this node itself hosts of a version.
+    pub(crate) fn here(&self, id: &ModelId) -> Option<Arc<VersionRoute>> {
+        self.parts.lock().here.get(&id.name)?.versions.get(&id.version).cloned()
     }
 
     /// The present route of a version.

@@ -165,8 +165,12 @@ fn what_is_served(node: &Node, problems: &[String]) -> String {
 fn line(route: &VersionRoute, config: &NodeConfig) -> String {
     let what = match route.state {
         ReplicaState::Ready => {
-            let why = super::why_this_runtime(route.runtime, &route.manifest, config);
-            format!("{} × {}{why}", route.lanes.len(), route.runtime)
+            let why = super::why_this_runtime(&route.runtime, &route.manifest, config);
+            match (route.lanes.len(), route.remotes.len()) {
+                (0, remotes) => format!("on {remotes} other nodes, {}{why}", route.runtime),
+                (lanes, 0) => format!("{lanes} × {}{why}", route.runtime),
+                (lanes, remotes) => format!("{lanes} × {}{why}, and on {remotes} other nodes", route.runtime),
+            }
         }
         _ => route.state.reason().to_owned(),
     };

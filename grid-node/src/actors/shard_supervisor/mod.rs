@@ -16,12 +16,12 @@ use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture, WrapFuture,
 };
 use grid_core::config::NodeConfig;
-use grid_core::model::manifest::StateTensor;
-use grid_core::model::{ModelId, ModelName, Version};
+use grid_core::model::manifest::{Manifest, StateTensor};
+use grid_core::model::{ModelId, ModelName, Signature, Version};
 use grid_core::supervision::{RestartPolicy, Verdict};
 use tracing::{error, info, warn};
 
-use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot};
+use super::routes::{Lasting, ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot, interface};
 use super::shard::{Exited, ShardActor};
 use drain::{Drains, Unloader};
 use replica::{Child, InMemory, Replica};
@@ -148,6 +148,12 @@ impl ShardSupervisor {
         })
     }
 
+    /// Bytes that a version takes in memory.
+    fn bytes(&self, id: &ModelId) -> u64 {
+        let loaded = self.replicas.get(id).and_then(|replica| replica.loaded.as_ref());
+        loaded.map_or(0, |loaded| loaded.reservation.bytes())
+    }
+
     /// Notes the newest plan of a version: by it goes what is not in memory, and by its manifest the default version.
     fn note(&mut self, plan: &Arc<Plan>, standing_if_new: ReplicaState) -> &mut Replica {
         let name = plan.id.name.clone();
@@ -190,14 +196,13 @@ impl ShardSupervisor {
             start(&mut child, id, options, instance, &lasting, ctx);
             children.push(child);
         }
-        let signature = loaded.model.signature();
-        let slot = |state: &StateTensor| {
-            let (input, output) = (signature.input(&state.input)?, signature.output(&state.output)?);
-            Some(StateSlot { input, output })
-        };
+        let signature = Arc::new(loaded.model.signature().clone());
+        let states = state_slots(&plan.manifest, &signature);
+        let interface = interface(&signature, &states, loaded.axes.as_ref(), &replica.settings.policy);
         replica.loaded = Some(InMemory {
-            // That they are there was checked when the file was opened.
-            states: plan.manifest.states.iter().filter_map(slot).collect(),
+            states,
+            signature,
+            interface,
             model: loaded.model,
             runtime: loaded.runtime,
             initial: loaded.initial.into(),
@@ -225,6 +230,16 @@ impl ShardSupervisor {
             loader: self.options.loader.clone(),
         }
     }
+}
+
+/// Which inputs and outputs carry a sequence's state.
+pub(crate) fn state_slots(manifest: &Manifest, signature: &Signature) -> Arc<[StateSlot]> {
+    let slot = |state: &StateTensor| {
+        let (input, output) = (signature.input(&state.input)?, signature.output(&state.output)?);
+        Some(StateSlot { input, output })
+    };
+    // That they are there was checked when the file was opened.
+    manifest.states.iter().filter_map(slot).collect()
 }
 
 fn start(
@@ -268,14 +283,14 @@ impl Handler<Announce> for ShardSupervisor {
     }
 }
 
-/// Loads a version and takes it into service. Answers when it serves, or why it does not. What served before under the
+/// Loads a version and takes it into service. Answers when it serves, with the bytes that it takes, or why it does not. What served before under the
 /// same name and version goes on until then, and on failure.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<(), String>")]
+#[rtype(result = "Result<u64, String>")]
 pub struct Deploy(pub Arc<Plan>);
 
 impl Handler<Deploy> for ShardSupervisor {
-    type Result = ResponseActFuture<Self, Result<(), String>>;
+    type Result = ResponseActFuture<Self, Result<u64, String>>;
 
     fn handle(&mut self, Deploy(plan): Deploy, _: &mut Self::Context) -> Self::Result {
         self.order(&plan.id, Some(Arc::clone(&plan)));
@@ -283,7 +298,8 @@ impl Handler<Deploy> for ShardSupervisor {
         replica.standing = ReplicaState::Loading;
         if self.serves(&plan) {
             self.publish();
-            return Box::pin(actix::fut::ready(Ok(())));
+            let bytes = self.bytes(&plan.id);
+            return Box::pin(actix::fut::ready(Ok(bytes)));
         }
         self.publish();
         let loader = self.options.loader.clone();
@@ -305,11 +321,11 @@ impl Handler<Deploy> for ShardSupervisor {
                 // Two callers asked for the same content, and the other's load was quicker.
                 Ok(loaded) if this.serves(&plan) => {
                     this.options.loader.spawn(move || loaded.discard());
-                    Ok(())
+                    Ok(this.bytes(&plan.id))
                 }
                 Ok(loaded) => {
                     this.take_into_service(&plan, loaded, ctx);
-                    Ok(())
+                    Ok(this.bytes(&plan.id))
                 }
                 Err(reason) => {
                     error!(model = %plan.id.name, version = plan.id.version, reason, "not loaded");

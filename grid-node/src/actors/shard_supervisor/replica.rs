@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use actix::Addr;
+use grid_core::cluster::Digest;
 use grid_core::config::NodeConfig;
-use grid_core::model::StackAxes;
+use grid_core::model::{Signature, StackAxes};
 use grid_core::supervision::RestartHistory;
 use grid_core::tensor::Tensor;
 
@@ -33,6 +34,8 @@ pub(super) struct InMemory {
     pub(super) initial: Arc<[Option<Tensor>]>,
     pub(super) states: Arc<[StateSlot]>,
     pub(super) axes: Option<Arc<StackAxes>>,
+    pub(super) signature: Arc<Signature>,
+    pub(super) interface: Digest,
     pub(super) instances: Vec<Child>,
     pub(super) reservation: Reservation,
 }
@@ -91,18 +94,23 @@ impl Replica {
 
     pub(super) fn route(&self) -> VersionRoute {
         let loaded = self.loaded.as_ref();
+        let nothing = || Arc::new([]) as Arc<[_]>;
+        let lanes = loaded.map_or_else(Vec::new, InMemory::lanes);
         VersionRoute {
             id: self.plan.id.clone(),
             state: self.state(),
-            runtime: loaded.map_or("", |loaded| loaded.runtime),
-            signature: Arc::new(loaded.map_or_else(Default::default, |loaded| loaded.model.signature().clone())),
-            initial: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.initial)),
+            runtime: loaded.map_or("", |loaded| loaded.runtime).into(),
+            signature: loaded.map_or_else(Default::default, |loaded| Arc::clone(&loaded.signature)),
+            initial: loaded.map_or_else(nothing, |loaded| Arc::clone(&loaded.initial)),
             states: loaded.map_or_else(|| Arc::new([]) as Arc<[_]>, |loaded| Arc::clone(&loaded.states)),
             axes: loaded.and_then(|loaded| loaded.axes.clone()),
             settings: Arc::clone(&self.settings),
             manifest: Arc::clone(&self.plan.manifest),
             instances: self.plan.instances,
-            lanes: loaded.map_or_else(Vec::new, InMemory::lanes),
+            in_parts: lanes.first().is_some_and(|lane| lane.in_steps()),
+            lanes,
+            remotes: Vec::new(),
+            interface: loaded.map_or(Digest([0; 32]), |loaded| loaded.interface),
             metrics: Arc::clone(&self.metrics),
             lasting: Arc::clone(&self.lasting),
         }

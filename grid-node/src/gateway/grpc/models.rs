@@ -118,7 +118,7 @@ pub(super) fn config(gateway: &Gateway, name: &str, version: Option<&str>) -> Re
     Ok(ModelConfig {
         name: name.to_owned(),
         platform: platform(&route),
-        backend: route.runtime.to_owned(),
+        backend: route.runtime.to_string(),
         version_policy: Some(ModelVersionPolicy {
             policy_choice: Some(PolicyChoice::All(All {})),
         }),

@@ -125,7 +125,7 @@ pub(super) async fn config(request: HttpRequest, worker: web::Data<Worker>) -> H
     HttpResponse::Ok().json(Config {
         name,
         platform: platform(&route),
-        backend: route.runtime,
+        backend: &route.runtime,
         version_policy: VersionPolicy { all: Empty {} },
         max_batch_size: policy.max_rows,
         input: tensors(&route.signature.inputs, |index| route.input_dims(index)),

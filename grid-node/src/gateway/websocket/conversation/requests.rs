@@ -155,7 +155,7 @@ impl Queued {
     /// The outcome, and how many outputs came before it.
     async fn run(mut self) -> (Outcome, u64) {
         // Only a model of several steps has outputs before its last, and a channel costs as much as a small run.
-        if !self.route.answers_in_parts() {
+        if !self.route.in_parts {
             return (self.worker.router.dispatch_queued(&self.route, self.request).await, 0);
         }
         let (partial, mut outputs) = mpsc::channel(PARTS);
