@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod artifact;
 pub mod batching;
 pub mod cluster;
 pub mod config;
