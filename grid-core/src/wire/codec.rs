@@ -3,6 +3,7 @@
 //! Compatibility: what is encoded is the bare sequence of fields, so a type that travels or lies on disk never changes;
 //! a changed one is a new type, told apart by the protocol version or the format number in front of it.
 
+use bincode::error::DecodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -53,7 +54,11 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     let read = bincode::serde::decode_from_slice(bytes, CONFIG);
     let (value, used) = read.map_err(|error| CodecError::Malformed {
         what,
-        reason: error.to_string(),
+        reason: match error {
+            // What a type of ours says of a value, which bincode would quote as a string of a program.
+            DecodeError::OtherString(reason) => reason,
+            other => other.to_string(),
+        },
     })?;
     match bytes.len() - used {
         0 => Ok(value),
@@ -85,6 +90,16 @@ mod tests {
         bytes.extend_from_slice(&(1u64 << 62).to_le_bytes());
         let error = decode::<Vec<u64>>("list", &bytes).unwrap_err();
         assert!(matches!(error, CodecError::Malformed { what: "list", .. }), "{error}");
+    }
+
+    #[test]
+    fn what_a_type_says_of_a_value_is_told_as_it_is() {
+        let error = decode::<crate::cluster::NodeName>("node", &encode(&"a b")).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("node: expected a name of 1 to") && text.ends_with("found \"a b\""),
+            "{text}"
+        );
     }
 
     #[test]

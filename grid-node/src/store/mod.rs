@@ -8,6 +8,7 @@
 //! One model that is wrong hides no other: whatever can be served is found, and every problem names the path and what
 //! was expected there. Links are followed. Hidden folders are skipped, and so are files that are none of the above.
 
+pub mod artifacts;
 mod problem;
 mod version;
 

@@ -3,10 +3,10 @@ use std::fs;
 use super::*;
 
 /// A repository in a folder of its own, gone with it.
-struct Repository(tempfile::TempDir);
+pub(super) struct Repository(tempfile::TempDir);
 
 impl Repository {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let repository = Self(tempfile::tempdir().unwrap());
         for (path, text) in files {
             repository.write(path, text);
@@ -14,7 +14,7 @@ impl Repository {
         repository
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(super) fn write(&self, path: &str, text: &str) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -24,11 +24,11 @@ impl Repository {
         fs::create_dir_all(self.path(path)).unwrap();
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
-    fn scan(&self) -> Scan {
+    pub(super) fn scan(&self) -> Scan {
         scan(&[self.0.path().to_owned()])
     }
 

@@ -49,7 +49,7 @@ pub(super) fn model_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn artifact(folder: &Path) -> Result<(Artifact, Option<SystemTime>), StoreProblem> {
+pub(super) fn artifact(folder: &Path) -> Result<(Artifact, Option<SystemTime>), StoreProblem> {
     let unreadable = |error: &std::io::Error| StoreProblem::unreadable(folder, error);
     let mut files = model_files(folder).map_err(|error| unreadable(&error))?;
     if files.len() > 1
