@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod dispatch;
 pub mod error;
+pub mod membership;
 pub mod memory;
 pub mod model;
 pub mod scheduling;

@@ -1,0 +1,16 @@
+use super::MembershipOptions;
+use crate::cluster::ClusterKey;
+
+pub(super) fn options(name: &str, generation: u64) -> MembershipOptions {
+    MembershipOptions {
+        grid: "grid".parse().unwrap(),
+        node: crate::cluster::NodeId {
+            name: name.parse().unwrap(),
+            generation,
+        },
+        mesh: ([127, 0, 0, 1], 7000).into(),
+        key: ClusterKey::from_bytes([7; 32]),
+        entropy: [3; 32],
+        self_doubt: true,
+    }
+}
