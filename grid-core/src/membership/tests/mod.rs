@@ -1,10 +1,17 @@
+//! Whole grids in virtual time, and what no datagram may do.
+
+mod api;
+mod faults;
+mod network;
+mod strangers;
+
 use super::MembershipOptions;
-use crate::cluster::ClusterKey;
+use crate::cluster::{ClusterKey, NodeId};
 
 pub(super) fn options(name: &str, generation: u64) -> MembershipOptions {
     MembershipOptions {
         grid: "grid".parse().unwrap(),
-        node: crate::cluster::NodeId {
+        node: NodeId {
             name: name.parse().unwrap(),
             generation,
         },
