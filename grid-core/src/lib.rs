@@ -13,6 +13,7 @@ pub mod config;
 pub mod dispatch;
 pub mod error;
 pub mod handoff;
+pub mod membership;
 pub mod memory;
 pub mod model;
 pub mod scheduling;

@@ -6,10 +6,14 @@
 
 mod digest;
 mod id;
+mod key;
+mod now;
 mod snapshot;
 mod view;
 
 pub use digest::{Digest, InvalidDigest};
 pub use id::{GridName, InvalidName, MAX_NODE_NAME, NodeId, NodeName};
+pub use key::{ClusterKey, InvalidKey};
+pub use now::Now;
 pub use snapshot::{Addresses, Capacity, HostedReplica, NodeSnapshot, NodeStage, ReplicaStage};
 pub use view::{KnownNode, REMEMBERED, Standing, View};

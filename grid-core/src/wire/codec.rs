@@ -66,6 +66,21 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     }
 }
 
+/// The value at the start of these bytes, and how many of them it takes. Decoding it allocates no more than `LIMIT`.
+///
+/// # Errors
+/// When they begin with anything else.
+pub fn decode_first<T: DeserializeOwned, const LIMIT: usize>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<(T, usize), CodecError> {
+    let read = bincode::serde::decode_from_slice(bytes, bincode::config::standard().with_limit::<LIMIT>());
+    read.map_err(|error| CodecError::Malformed {
+        what,
+        reason: error.to_string(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +115,15 @@ mod tests {
             text.starts_with("node: expected a name of 1 to") && text.ends_with("found \"a b\""),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_first_of_several_values_says_where_the_next_begins() {
+        let mut bytes = encode(&700u64);
+        bytes.extend(encode(&String::from("more")));
+        assert_eq!(decode_first::<u64, 64>("number", &bytes), Ok((700, 3)));
+        assert_eq!(decode_first::<String, 64>("text", &bytes[3..]), Ok(("more".into(), 5)));
+        assert!(decode_first::<String, 4>("text", &bytes[3..]).is_err());
     }
 
     #[test]

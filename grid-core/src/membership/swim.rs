@@ -1,0 +1,474 @@
+//! The membership of one node: foca, and what is around it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use foca::{Foca, Message, Notification, OwnedNotification, Runtime, State, Timer};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::packet::{Identity, Item, Packet, PacketCodec, PassOn, Superseded};
+use super::roster::Roster;
+use super::seal::{Kind, MAX_CLOCK_OFF_MS, Opened, PROTOCOL, Refused, Seal};
+use super::self_doubt::SelfDoubt;
+use super::timers::Timers;
+use super::trouble::{Said, Trouble};
+use super::{Head, Membership, MembershipEffect, MembershipOptions, Peer, pace};
+use crate::cluster::{Digest, NodeName, Now};
+use crate::wire::codec::{CodecError, decode, encode};
+
+/// From here on a clock is worth a word: leases and deadlines are told in time that is thought to be common.
+const CLOCK_OFF_MS: u64 = 10_000;
+
+/// Time between two tries to make a new generation known.
+const INSIST: Duration = Duration::from_secs(1);
+
+/// Time from the first news to its first round of gossip, so that what comes together goes together.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Kind of word, for [`Said`], that another node is told it has a namesake.
+const TOLD_NAMESAKE: u8 = u8::MAX;
+
+/// SWIM membership, sans-IO: see the [module](super).
+pub struct Swim {
+    foca: Foca<Identity, PacketCodec, SmallRng, PassOn>,
+    outbox: Outbox,
+    timers: Timers,
+    /// The gossip timer that foca counts on. It is `parked` while there is nothing to say, so that an idle node sleeps.
+    gossip: Option<Timer<Identity>>,
+    parked: bool,
+    seal: Seal,
+    doubt: SelfDoubt,
+    /// Whom we probe, and whether it has answered.
+    probe: Option<(NodeName, bool)>,
+    said: Said,
+    roster: Roster,
+    head: Option<Head>,
+    /// When to tell of our new generation again, as long as nobody has answered to it.
+    insist: Option<Duration>,
+    size_class: u32,
+    left: bool,
+    effects: VecDeque<MembershipEffect>,
+}
+
+/// What foca wants done in one call.
+#[derive(Default)]
+struct Outbox {
+    sends: Vec<(SocketAddr, Vec<u8>)>,
+    timers: Vec<(Duration, Timer<Identity>)>,
+    said: Vec<OwnedNotification<Identity>>,
+}
+
+impl Runtime<Identity> for Outbox {
+    fn notify(&mut self, notification: Notification<'_, Identity>) {
+        self.said.push(notification.to_owned());
+    }
+
+    fn send_to(&mut self, to: Identity, data: &[u8]) {
+        self.sends.push((to.0.mesh, data.to_vec()));
+    }
+
+    fn submit_after(&mut self, event: Timer<Identity>, after: Duration) {
+        self.timers.push((after, event));
+    }
+}
+
+impl Swim {
+    /// The membership of a node that knows nobody yet.
+    pub fn new(options: &MembershipOptions) -> Self {
+        let Digest(seed) = Digest::of(&encode(&("gossip", options.entropy, &options.node)));
+        let identity = Identity(Peer {
+            id: options.node.clone(),
+            mesh: options.mesh,
+        });
+        let seal = Seal::new(options);
+        let size_class = pace::size_class(1);
+        let settings = pace::settings(size_class, seal.capacity());
+        let rng = SmallRng::from_seed(seed);
+        Self {
+            foca: Foca::with_custom_broadcast(identity, settings, rng, PacketCodec, PassOn),
+            outbox: Outbox::default(),
+            timers: Timers::default(),
+            gossip: None,
+            parked: false,
+            seal,
+            doubt: SelfDoubt::new(options.self_doubt),
+            probe: None,
+            said: Said::default(),
+            roster: Roster::default(),
+            head: None,
+            insist: None,
+            size_class,
+            left: false,
+            effects: VecDeque::new(),
+        }
+    }
+
+    fn own(&self) -> &Peer {
+        &self.foca.identity().0
+    }
+
+    fn trouble(&mut self, now: Now, about: SocketAddr, trouble: Trouble) {
+        if self.said.admit(now.monotonic, trouble.kind(), about) {
+            self.effects.push_back(MembershipEffect::Trouble(trouble));
+        }
+    }
+
+    fn refused(&mut self, now: Now, from: SocketAddr, refused: Refused) {
+        let trouble = match refused {
+            Refused::Stranger => Trouble::Stranger { from },
+            Refused::WrongKey => Trouble::WrongKey { from },
+            Refused::Malformed(reason) => Trouble::Malformed { from, reason },
+            Refused::OtherGrid(found) => Trouble::OtherGrid { from, found },
+            Refused::OtherProtocol(found) => Trouble::OtherProtocol {
+                from,
+                found,
+                ours: PROTOCOL,
+            },
+        };
+        self.trouble(now, from, trouble);
+    }
+
+    fn same_name(&mut self, now: Now, at: SocketAddr) {
+        let name = self.own().id.name.clone();
+        self.trouble(now, at, Trouble::SameName { name, at });
+    }
+
+    fn send(&mut self, now: Now, to: SocketAddr, kind: Kind, payload: &[u8]) {
+        let bytes = self.seal.seal(now.wall, kind, payload);
+        self.effects.push_back(MembershipEffect::Send { to, bytes });
+    }
+
+    fn opened(&mut self, now: Now, from: SocketAddr, opened: &Opened) -> Result<(), CodecError> {
+        let by = i128::from(opened.wall) - i128::from(now.wall);
+        let refused = by.unsigned_abs() > u128::from(MAX_CLOCK_OFF_MS);
+        match opened.kind {
+            Kind::Gossip => {
+                let packet = Packet::parse(&opened.payload)?;
+                let node = &packet.header.src.0.id;
+                // What waited while we were paused is old by our own fault.
+                let waited = by < 0 && self.doubt.reads_old(now.monotonic);
+                if by.unsigned_abs() > u128::from(CLOCK_OFF_MS) && !waited && *node != self.own().id {
+                    let node = node.clone();
+                    let by = i64::try_from(by).unwrap_or(if by < 0 { i64::MIN } else { i64::MAX });
+                    self.trouble(now, from, Trouble::ClockOff { node, by, refused });
+                }
+                if !refused {
+                    self.packet(now, packet)?;
+                }
+            }
+            _ if refused => {}
+            Kind::Superseded => self.superseded(now, &decode("word of a later life", &opened.payload)?),
+            Kind::Item => self.learn(&decode("item", &opened.payload)?),
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, item: &Item) {
+        if item.node().name == self.own().id.name || !self.roster.learn(item) {
+            return;
+        }
+        if let Item::Head { node, head } = item {
+            let (node, head) = (node.clone(), *head);
+            self.effects.push_back(MembershipEffect::Head { node, head });
+        }
+    }
+
+    fn packet(&mut self, now: Now, mut packet: Packet<'_>) -> Result<(), CodecError> {
+        let own = self.foca.identity().clone();
+        let source = packet.header.src.clone();
+        if source.name() == own.name() {
+            // From our own address it is from an earlier life, or our own word come back.
+            if source.0.mesh != own.0.mesh {
+                self.same_name(now, source.0.mesh);
+                self.tell_namesake(now, source.0.mesh, &own.0);
+            }
+            return Ok(());
+        }
+        if let Some(word) = self.outranked(&source) {
+            if word.alive && word.by.mesh != source.0.mesh {
+                self.tell_namesake(now, word.by.mesh, &source.0);
+            }
+            self.send(now, source.0.mesh, Kind::Superseded, &encode(&word));
+            return Ok(());
+        }
+        // Who joins knows our address and not our name, and puts its own there.
+        if packet.header.message == Message::Announce && packet.header.dst.name() == source.name() {
+            packet.header.dst = own.clone();
+        }
+        for (member, _) in packet.members.iter().flatten() {
+            let other = member.id();
+            let namesake = other.name() == own.name() && other.0.mesh != own.0.mesh;
+            if namesake && other.outranks(&own) && member.state() != State::Down {
+                self.same_name(now, other.0.mesh);
+            }
+        }
+        // foca would declare a namesake down in our view and all that listen to us: the later life stands, not ours.
+        if let Some(members) = &mut packet.members {
+            members.retain(|(member, _)| member.id().name() != own.name() || *member.id() == own);
+        }
+        let roster = &mut self.roster;
+        let items = &mut packet.items;
+        items.retain(|(item, _)| item.node().name != *own.name() && roster.learn(item));
+        let probed = match &packet.header.message {
+            Message::Ack(_) => Some(&source),
+            Message::ForwardedAck { origin, .. } => Some(origin),
+            _ => None,
+        };
+        if let (Some((name, answered)), Some(probed)) = (&mut self.probe, probed) {
+            *answered |= name == probed.name();
+        }
+        let taken = self.foca.handle_data(&packet.encode(), &mut self.outbox);
+        for (item, _) in packet.items {
+            if let Item::Head { node, head } = item {
+                self.effects.push_back(MembershipEffect::Head { node, head });
+            }
+        }
+        taken.map_err(|error| CodecError::Malformed {
+            what: "packet",
+            reason: error.to_string(),
+        })
+    }
+
+    /// Who bears the name of this node rather than this life of it.
+    fn outranked(&self, source: &Identity) -> Option<Superseded> {
+        let (by, alive) = match self.roster.get(source.name()) {
+            Some(peer) => (Identity(peer.clone()), true),
+            None => {
+                let mut known = self.foca.iter_membership_state();
+                (
+                    known.find(|member| member.id().name() == source.name())?.id().clone(),
+                    false,
+                )
+            }
+        };
+        by.outranks(source).then_some(Superseded { by: by.0, alive })
+    }
+
+    fn tell_namesake(&mut self, now: Now, to: SocketAddr, of: &Peer) {
+        if self.said.admit(now.monotonic, TOLD_NAMESAKE, to) {
+            let word = Superseded {
+                by: of.clone(),
+                alive: true,
+            };
+            self.send(now, to, Kind::Superseded, &encode(&word));
+        }
+    }
+
+    fn superseded(&mut self, now: Now, word: &Superseded) {
+        let own = self.foca.identity().clone();
+        let by = Identity(word.by.clone());
+        if by.name() != own.name() {
+            return;
+        }
+        if word.alive && by.0.mesh != own.0.mesh {
+            self.same_name(now, by.0.mesh);
+            return;
+        }
+        // Our own earlier life had a higher generation: its record was lost, or the clock went back.
+        let next = by.outranks(&own).then(|| own.after(by.0.id.generation)).flatten();
+        if let Some(next) = next {
+            // It only fails for the identity that we have.
+            let _same = self.foca.change_identity(next, &mut self.outbox);
+            self.renewed(now);
+        }
+    }
+
+    fn renewed(&mut self, now: Now) {
+        self.insist = Some(now.monotonic + INSIST);
+        let node = self.own().id.clone();
+        self.effects.push_back(MembershipEffect::Renewed(node));
+        self.spread_head();
+    }
+
+    fn spread_head(&mut self) {
+        if let Some(head) = self.head {
+            let node = self.own().id.clone();
+            // It only fails for items that are none.
+            let _spread = self.foca.add_broadcast(&encode(&Item::Head { node, head }));
+        }
+    }
+
+    /// Notes that we run.
+    fn runs(&mut self, now: Now) {
+        if let Some(by) = self.doubt.runs(now.monotonic, self.timers.next()) {
+            self.timers.put_off(by);
+        }
+    }
+
+    /// Does what foca wants done, until it wants nothing more.
+    fn settle(&mut self, now: Now) {
+        for (after, timer) in std::mem::take(&mut self.outbox.timers) {
+            self.set_timer(now, after, timer);
+        }
+        for (to, packet) in std::mem::take(&mut self.outbox.sends) {
+            self.send(now, to, Kind::Gossip, &packet);
+        }
+        let said = std::mem::take(&mut self.outbox.said);
+        for one in &said {
+            match one {
+                OwnedNotification::Rejoin(_) => self.renewed(now),
+                OwnedNotification::Active => self.insist = None,
+                _ => {}
+            }
+        }
+        let before = self.effects.len();
+        self.roster.follow(said, &mut self.effects);
+        let came = self.effects.range(before..).filter_map(|effect| match effect {
+            MembershipEffect::Up(peer) => Some(peer.mesh),
+            _ => None,
+        });
+        // The gossip tells a head once; who comes later has missed it.
+        let came: Vec<SocketAddr> = came.collect();
+        if let Some(head) = self.head {
+            let node = self.own().id.clone();
+            let item = encode(&Item::Head { node, head });
+            came.into_iter().for_each(|to| self.send(now, to, Kind::Item, &item));
+        }
+        let size_class = pace::size_class(self.foca.num_members() + 1);
+        if size_class != self.size_class && !self.left {
+            self.size_class = size_class;
+            let settings = pace::settings(size_class, self.seal.capacity());
+            let set = self.foca.set_config(settings);
+            debug_assert!(set.is_ok(), "only what may change has changed");
+        }
+        if self.parked && self.has_news() {
+            self.parked = false;
+            if let Some(timer) = self.gossip.clone() {
+                self.timers.set(now.monotonic + GATHER, timer);
+            }
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.foca.updates_backlog() + self.foca.custom_broadcast_backlog() > 0
+    }
+
+    fn set_timer(&mut self, now: Now, after: Duration, timer: Timer<Identity>) {
+        let after = match &timer {
+            Timer::SendIndirectProbe { probed_id, .. } => {
+                self.probe = Some((probed_id.name().clone(), false));
+                self.doubt.stretch(after)
+            }
+            Timer::ProbeRandomMember(_) | Timer::ChangeSuspectToDown { .. } => self.doubt.stretch(after),
+            Timer::PeriodicGossip(_) => {
+                self.gossip = Some(timer.clone());
+                self.parked = false;
+                after
+            }
+            _ => after,
+        };
+        self.timers.set(now.monotonic + after, timer);
+    }
+
+    fn serve(&mut self, timer: Timer<Identity>) {
+        match &timer {
+            Timer::PeriodicGossip(_) if self.gossip.as_ref() != Some(&timer) => return,
+            Timer::PeriodicGossip(_) if !self.has_news() => {
+                self.parked = true;
+                return;
+            }
+            Timer::ProbeRandomMember(_) => {
+                if let Some((name, answered)) = self.probe.take() {
+                    self.doubt.probed(name, answered);
+                }
+            }
+            _ => {}
+        }
+        // What it calls errors here are timers of a time before we were cut off, of which it makes the best.
+        let _stale = self.foca.handle_timer(timer, &mut self.outbox);
+    }
+}
+
+impl Membership for Swim {
+    fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        if self.left {
+            return;
+        }
+        self.runs(now);
+        match self.seal.open(bytes) {
+            Err(refused) => self.refused(now, from, refused),
+            Ok(opened) => {
+                if let Err(error) = self.opened(now, from, &opened) {
+                    self.refused(now, from, Refused::Malformed(error.to_string()));
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    fn tick(&mut self, now: Now) {
+        if self.left {
+            return;
+        }
+        self.runs(now);
+        let mut served = false;
+        while let Some(timer) = self.timers.due(now.monotonic) {
+            served = true;
+            self.serve(timer);
+            self.settle(now);
+        }
+        if served {
+            self.doubt.served();
+        }
+        if self.insist.is_some_and(|at| at <= now.monotonic) {
+            self.insist = (self.foca.num_members() > 0).then_some(now.monotonic + INSIST);
+            // It only fails when a packet cannot hold a header.
+            let _told = self.foca.gossip(&mut self.outbox);
+            self.settle(now);
+        }
+    }
+
+    fn next_wake(&self) -> Option<Duration> {
+        [self.timers.next(), self.insist].into_iter().flatten().min()
+    }
+
+    fn join(&mut self, now: Now, seeds: &[SocketAddr]) {
+        if self.left {
+            return;
+        }
+        self.runs(now);
+        let own = self.own().clone();
+        for mesh in seeds.iter().filter(|seed| **seed != own.mesh) {
+            let whoever = Identity(Peer {
+                id: own.id.clone(),
+                mesh: *mesh,
+            });
+            // It only fails when a packet cannot hold a header.
+            let _asked = self.foca.announce(whoever, &mut self.outbox);
+        }
+        self.settle(now);
+    }
+
+    fn leave(&mut self, now: Now) {
+        if self.left {
+            return;
+        }
+        self.left = true;
+        let settings = pace::farewell(pace::settings(self.size_class, self.seal.capacity()));
+        let node = self.own().id.clone();
+        // None of these can fail but for packets that cannot hold a header, and there is no later time to do better.
+        let _set = self.foca.set_config(settings);
+        let _spread = self.foca.add_broadcast(&encode(&Item::Left { node }));
+        let _left = self.foca.leave_cluster(&mut self.outbox);
+        let _again = self.foca.gossip(&mut self.outbox);
+        self.settle(now);
+        self.timers.clear();
+        self.insist = None;
+    }
+
+    fn set_head(&mut self, now: Now, head: Head) {
+        if self.left {
+            return;
+        }
+        self.runs(now);
+        self.head = Some(head);
+        self.spread_head();
+        self.settle(now);
+    }
+
+    fn poll(&mut self) -> Option<MembershipEffect> {
+        self.effects.pop_front()
+    }
+}
