@@ -3,6 +3,7 @@
 //! Every number that comes in is hostile: whatever is decoded here is bounded before anything is allocated for it.
 
 pub mod assembly;
+pub mod call;
 pub mod codec;
 pub mod credit;
 pub mod frame;
