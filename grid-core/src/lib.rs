@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod error;
 pub mod memory;
 pub mod model;
+pub mod placement;
 pub mod scheduling;
 pub mod sequence;
 pub mod supervision;
