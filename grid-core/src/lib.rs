@@ -16,6 +16,7 @@ pub mod handoff;
 pub mod membership;
 pub mod memory;
 pub mod model;
+pub mod placement;
 pub mod scheduling;
 pub mod sequence;
 pub mod supervision;
