@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod artifact;
 pub mod batching;
 pub mod catalog;

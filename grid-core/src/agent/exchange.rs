@@ -119,7 +119,10 @@ impl Agent {
     }
 
     fn others(&self) -> Vec<NodeId> {
-        let others = self.view.nodes().filter(|node| node.standing == Standing::Up && node.id.name != *self.name());
+        let others = self
+            .view
+            .nodes()
+            .filter(|node| node.standing == Standing::Up && node.id.name != *self.name());
         others.map(|node| node.id.clone()).collect()
     }
 
@@ -142,7 +145,11 @@ impl Agent {
             }
             self.exchange.pending.insert(place, now);
         }
-        self.effects.push_back(Effect::Ask { to: to.clone(), at, ask });
+        self.effects.push_back(Effect::Ask {
+            to: to.clone(),
+            at,
+            ask,
+        });
     }
 
     /// What this node answers to another's question.
@@ -189,7 +196,9 @@ impl Agent {
                 let lease = lease.map(|milliseconds| Duration::from_millis(milliseconds.into()));
                 self.handoff.word(asked, &from.name, model, lease);
             }
-            _ => self.effects.push_back(Effect::Notice(Notice::Nonsense { from: from.name.clone() })),
+            _ => self.effects.push_back(Effect::Notice(Notice::Nonsense {
+                from: from.name.clone(),
+            })),
         }
         self.go_on(now);
     }
@@ -213,7 +222,11 @@ impl Agent {
                 known.id == *id && *version > has && id.name != *self.name()
             })
         };
-        let newer: Vec<NodeName> = heads.iter().filter(|head| is_newer(head)).map(|(id, _)| id.name.clone()).collect();
+        let newer: Vec<NodeName> = heads
+            .iter()
+            .filter(|head| is_newer(head))
+            .map(|(id, _)| id.name.clone())
+            .collect();
         for names in newer.chunks(MOST_NAMES).take(1) {
             self.ask(now.monotonic, from, Ask::Snapshots(names.to_vec()));
         }

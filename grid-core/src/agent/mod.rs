@@ -253,7 +253,13 @@ impl Agent {
         let is_there = self.catalog.get(&model).is_some_and(|entry| entry.deployment.is_some());
         if is_there {
             let stamp = self.clock.stamp(now.wall);
-            self.merge(model, Entry { stamp, deployment: None });
+            self.merge(
+                model,
+                Entry {
+                    stamp,
+                    deployment: None,
+                },
+            );
         }
     }
 
@@ -319,7 +325,10 @@ impl Agent {
         let me = self.name();
         let waits: BTreeSet<&ModelId> = self.waiting().collect();
         let goes = |model: &ModelId| {
-            let others = self.intents.get(model).is_some_and(|intent| intent.owners.iter().any(|owner| owner != me));
+            let others = self
+                .intents
+                .get(model)
+                .is_some_and(|intent| intent.owners.iter().any(|owner| owner != me));
             others || waits.contains(model)
         };
         let mut replicas = self.handoff.replicas().iter();
@@ -376,7 +385,10 @@ impl Agent {
             let expected = || self.catalog.get(model).and_then(|entry| entry.deployment.as_ref());
             Some(HostedReplica {
                 model: model.clone(),
-                content: replica.content.or(replica.loading).or(replica.failed.as_ref().map(|failure| failure.content))?,
+                content: replica
+                    .content
+                    .or(replica.loading)
+                    .or(replica.failed.as_ref().map(|failure| failure.content))?,
                 stage,
                 bytes: self
                     .measured

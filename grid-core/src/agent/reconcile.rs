@@ -95,7 +95,6 @@ impl Agent {
         for (node, snapshot) in snapshots.iter().enumerate() {
             let mut leaving = 0;
             for replica in &snapshot.replicas {
-                let shard = index.get(&replica.model).copied();
                 let Some(shard) = index.get(&replica.model).copied() else {
                     // It was taken back, and takes its memory until it is gone.
                     let is_there = !matches!(replica.stage, ReplicaStage::Failed(_));
@@ -162,7 +161,10 @@ impl Agent {
     }
 
     fn is_deployed(&self, replica: &HostedReplica) -> bool {
-        let deployed = self.catalog.get(&replica.model).and_then(|entry| entry.deployment.as_ref());
+        let deployed = self
+            .catalog
+            .get(&replica.model)
+            .and_then(|entry| entry.deployment.as_ref());
         deployed.is_some_and(|deployed| deployed.content == replica.content)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::cluster::NodeName;
 use crate::model::ModelId;
+pub use crate::model::ReplicaCount;
 
 /// A node that replicas can be placed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +17,6 @@ pub struct PlacementNode {
     pub zone: String,
     /// Whether it takes and keeps replicas. One that drains, or is about to be given up, does neither.
     pub accepts: bool,
-}
-
-/// How many replicas a shard has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplicaCount {
-    /// So many.
-    Exactly(u32),
-    /// One on each node that accepts replicas and has room.
-    EveryNode,
 }
 
 /// A shard that is to be placed.
