@@ -308,6 +308,12 @@ impl Agent {
         self.publish();
     }
 
+    /// Others had declared this node down: it goes on as a new generation.
+    pub fn renew(&mut self, now: Now, node: NodeId) {
+        self.options.node = node;
+        self.go_on(now);
+    }
+
     /// This node can hold or do more or less than before.
     pub fn set_capacity(&mut self, now: Now, capacity: Capacity) {
         self.options.capacity = capacity;
