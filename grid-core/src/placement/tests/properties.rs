@@ -199,21 +199,10 @@ proptest! {
     }
 
     #[test]
-    fn capacities_that_waver_by_a_twentieth_move_nothing(mut grid in roomy_grid(), noise in prop::collection::vec(950u64..=1050, 12)) {
-        let first = grid.place_by(&Policy { loads_per_node: u32::MAX, ..Policy::default() });
-        grid.apply(&first.moves);
-        prop_assert_eq!(grid.place().moves, vec![]);
-        for (node, noise) in grid.nodes.iter_mut().zip(noise) {
-            node.memory = node.memory * noise / 1000;
-            node.compute = (u64::from(node.compute) * noise / 1000) as u32;
-        }
-        prop_assert_eq!(grid.place().moves, vec![]);
-    }
-
-    #[test]
     fn a_node_that_joins_moves_about_its_share(mut grid in roomy_grid(), compute in 1u32..=4) {
         grid.nodes.iter_mut().for_each(|node| node.zone.clear());
-        grid.shards.retain(|shard| shard.replicas != ReplicaCount::EveryNode);
+        // With two replicas on three nodes, where one can be is no free choice, and evening out moves more.
+        grid.shards.iter_mut().for_each(|shard| shard.replicas = ReplicaCount::Exactly(1));
         grid.shards.iter_mut().for_each(|shard| shard.load = 100);
         grid.settle();
         let computes: u32 = grid.nodes.iter().map(|node| node.compute).sum();
@@ -226,7 +215,8 @@ proptest! {
 
     #[test]
     fn a_node_that_dies_moves_only_what_it_had(mut grid in roomy_grid()) {
-        grid.shards.retain(|shard| shard.replicas != ReplicaCount::EveryNode);
+        // With two replicas on three nodes, where one can be is no free choice, and evening out moves more.
+        grid.shards.iter_mut().for_each(|shard| shard.replicas = ReplicaCount::Exactly(1));
         grid.nodes.iter_mut().for_each(|node| node.zone.clear());
         grid.settle();
         grid.nodes[0].accepts = false;
@@ -259,5 +249,21 @@ proptest! {
         prop_assert!(grid.bytes_on(0) <= grid.nodes[0].memory);
         let unplaced = grid.place().unplaced;
         prop_assert!(unplaced.iter().all(|entry| grid.shards[entry.shard].replicas == ReplicaCount::EveryNode));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn capacities_that_waver_by_a_twentieth_move_nothing(mut grid in prop_oneof![roomy_grid(), lumpy_grid()], noise in prop::collection::vec(950u64..=1050, 12)) {
+        let first = grid.place_by(&Policy { loads_per_node: u32::MAX, ..Policy::default() });
+        grid.apply(&first.moves);
+        prop_assert_eq!(grid.place().moves, vec![]);
+        for (node, noise) in grid.nodes.iter_mut().zip(noise) {
+            node.memory = node.memory * noise / 1000;
+            node.compute = (u64::from(node.compute) * noise / 1000) as u32;
+        }
+        prop_assert_eq!(grid.place().moves, vec![]);
     }
 }
