@@ -214,6 +214,26 @@ proptest! {
     }
 
     #[test]
+    fn while_both_copies_of_a_move_live_the_old_one_is_the_one_to_go(mut grid in roomy_grid()) {
+        grid.nodes.iter_mut().for_each(|node| node.zone.clear());
+        grid.settle();
+        grid.nodes.push(node(grid.nodes.len(), 20_000));
+        for _ in 0..20 {
+            let balance = |step: &Move| step.reason == MoveReason::Balance;
+            let moves: Vec<Move> = grid.place().moves.into_iter().filter(balance).collect();
+            let made: Vec<Move> = moves.iter().map(|step| Move { from: None, ..*step }).collect();
+            grid.apply(&made);
+            let now = grid.place();
+            for step in &moves {
+                prop_assert!(!now.owners[step.shard].contains(&step.from.unwrap()));
+                prop_assert!(now.owners[step.shard].contains(&step.to.unwrap()));
+            }
+            let gone: Vec<Move> = moves.iter().map(|step| Move { to: None, ..*step }).collect();
+            grid.apply(&gone);
+        }
+    }
+
+    #[test]
     fn a_node_that_dies_moves_only_what_it_had(mut grid in roomy_grid()) {
         // With two replicas on three nodes, where one can be is no free choice, and evening out moves more.
         grid.shards.iter_mut().for_each(|shard| shard.replicas = ReplicaCount::Exactly(1));
