@@ -73,7 +73,8 @@ impl Grid {
         for at in &self.hosted {
             loads[at.node] += f64::from(self.shards[at.shard].load);
         }
-        let computes: f64 = self.nodes.iter().map(|node| f64::from(node.compute)).sum();
+        let accepting = self.nodes.iter().filter(|node| node.accepts);
+        let computes: f64 = accepting.map(|node| f64::from(node.compute)).sum();
         let mean = loads.iter().sum::<f64>() / computes;
         let fills = self
             .nodes
@@ -146,4 +147,15 @@ fn main() {
     let had = grid.load_of(13);
     grid.nodes[13].accepts = false;
     grid.settle("one node drains", &policy, had);
+
+    // Memory for hardly all, and then for not all: the search for a place is at its longest.
+    let bytes: u64 = grid.hosted.iter().map(|at| grid.shards[at.shard].bytes).sum();
+    for (what, memory) in [("from nothing, 97 % full", 103), ("from nothing, a tenth too much", 90)] {
+        grid.hosted.clear();
+        let accepting = grid.nodes.iter().filter(|node| node.accepts).count() as u64;
+        grid.nodes
+            .iter_mut()
+            .for_each(|node| node.memory = bytes / accepting * memory / 100);
+        grid.settle(what, &at_once, replicas);
+    }
 }

@@ -105,11 +105,27 @@ struct Evening<'a> {
     /// What may move, by the node that it is on.
     movable: Vec<Vec<Item>>,
     rules: Rules,
+    /// Bytes of the smallest that may move, or less.
+    least_bytes: u64,
 }
 
 impl<'a> Evening<'a> {
     fn new(ledger: &'a mut Ledger, movable: Vec<Vec<Item>>, rules: Rules) -> Self {
-        Self { ledger, movable, rules }
+        let items = movable.iter().flatten();
+        let bytes = items.map(|item: &Item| ledger.shards[item.shard as usize].bytes);
+        Self {
+            least_bytes: bytes.min().unwrap_or(0),
+            ledger,
+            movable,
+            rules,
+        }
+    }
+
+    fn takes(&self, node: &Node, bytes: u64) -> bool {
+        node.loading < self.rules.loads
+            && node.has_room_now(bytes)
+            && node.has_room_in_the_end(bytes)
+            && node.keeps_headroom(bytes, self.rules.headroom)
     }
 
     /// Moves until no node at the edge can be improved. `moved` keeps the books of a move, and says whether the replica
@@ -146,9 +162,15 @@ impl<'a> Evening<'a> {
         moved: &mut impl FnMut(&mut Ledger, Item, NodeIndex, NodeIndex) -> bool,
     ) -> bool {
         let mut strong = self.rules.reluctant;
-        // Others that have nothing to take from or to give to: it stays so, as each move makes the next harder.
-        let mut exhausted = vec![false; self.ledger.nodes.len()];
+        // Others that have nothing to take from or to give to: it stays so, as each move makes the next harder. In a grid
+        // whose memory is full that is nearly all of them, and asking each pair would take seconds.
+        let is_hopeless = |other: &Node| gives && !self.takes(other, self.least_bytes);
+        let hopeless: Vec<bool> = self.ledger.nodes.iter().map(is_hopeless).collect();
+        let mut exhausted = hopeless.clone();
         exhausted[node as usize] = true;
+        if !gives && !self.takes(&self.ledger.nodes[node as usize], self.least_bytes) {
+            return false;
+        }
         let mut any = false;
         while self.rules.budget > 0 {
             let fill = self.ledger.nodes[node as usize].fill(0, 0);
@@ -178,7 +200,7 @@ impl<'a> Evening<'a> {
             any = true;
             if strong {
                 strong = false;
-                exhausted.fill(false);
+                exhausted.copy_from_slice(&hopeless);
                 exhausted[node as usize] = true;
             }
         }
@@ -206,15 +228,10 @@ impl<'a> Evening<'a> {
     fn best_item(&self, from: NodeIndex, to: NodeIndex, strong: bool) -> Option<usize> {
         let ledger = &*self.ledger;
         let (source, target) = (&ledger.nodes[from as usize], &ledger.nodes[to as usize]);
-        if target.loading >= self.rules.loads {
-            return None;
-        }
         let may_move = |item: &Item| {
             let shard = &ledger.shards[item.shard as usize];
             self.improves(shard.load, from, to, strong)
-                && target.has_room_now(shard.bytes)
-                && target.has_room_in_the_end(shard.bytes)
-                && target.keeps_headroom(shard.bytes, self.rules.headroom)
+                && self.takes(target, shard.bytes)
                 && ledger.may_go(shard, to)
                 && (!ledger.zone_is_taken(shard, target.zone, Some(from))
                     || ledger.zone_is_taken(shard, source.zone, Some(from)))

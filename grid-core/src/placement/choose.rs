@@ -205,9 +205,9 @@ fn fill_every_node(ledger: &mut Ledger, index: ShardIndex, plan: &mut Plan) {
     let bytes = shard.bytes;
     let mut without_room = 0;
     let mut roomiest = 0;
-    for to in 0..ledger.nodes.len() {
+    for (to, is_taken) in is_taken.into_iter().enumerate() {
         let node = &ledger.nodes[to];
-        if !node.accepts || is_taken[to] {
+        if !node.accepts || is_taken {
             continue;
         }
         if node.has_room_in_the_end(bytes) {

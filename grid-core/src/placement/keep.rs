@@ -43,7 +43,8 @@ pub(super) fn keep(ledger: &mut Ledger) -> Vec<Displaced> {
 
 /// While a replica moves, there is one copy too many: the old one. Both are judged with all that they have now, and a move
 /// goes from a fuller node to one that is less full even after it, so the old copy is the one that goes. No memory of the
-/// move is needed.
+/// move is needed. With several moves under way and loads of many sizes it can be the new copy instead, and that load was
+/// in vain.
 fn drop_surplus(ledger: &mut Ledger, displaced: &mut Vec<Displaced>) {
     for index in 0..ledger.shards.len() as ShardIndex {
         let ReplicaCount::Exactly(wanted) = ledger.shards[index as usize].replicas else {

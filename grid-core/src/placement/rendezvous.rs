@@ -45,7 +45,7 @@ fn negative_log2(value: u64) -> u64 {
     let (low, high) = (LOG2[index], LOG2[index + 1]);
     let within = (fraction >> 24) & 0xffff_ffff;
     let log = low + (((high - low) * within) >> 32);
-    (u64::from(zeros) + 1 << 32) - log
+    ((u64::from(zeros) + 1) << 32) - log
 }
 
 fn mix(mut x: u64) -> u64 {

@@ -187,3 +187,12 @@ fn roomy_grid() -> impl Strategy<Value = Grid> {
         }
     })
 }
+
+/// Plenty of memory and few shards, so that no node gets just its share.
+fn lumpy_grid() -> impl Strategy<Value = Grid> {
+    (nodes(2..8, 20_000..20_001), shards(2..30, 2)).prop_map(|(nodes, shards)| Grid {
+        nodes,
+        shards,
+        hosted: vec![],
+    })
+}
