@@ -7,6 +7,7 @@ pub mod cli;
 pub mod compute;
 pub mod gateway;
 pub mod loading;
+pub mod mesh;
 mod node;
 pub mod runtime;
 mod standing;

@@ -129,6 +129,8 @@ pub struct Agent {
     artifacts: Vec<Digest>,
     assignment: Assignment,
     intents: Intents,
+    /// The nodes that the assignment's indices mean.
+    placed_nodes: Vec<NodeName>,
     /// What the assignment was computed from.
     placed_from: Option<Situation>,
     /// When the view last changed in who is there.
@@ -165,6 +167,7 @@ impl Agent {
             artifacts: Vec::new(),
             assignment: Assignment::default(),
             intents: Intents::new(),
+            placed_nodes: Vec::new(),
             placed_from: None,
             unsettled_since: now.monotonic,
             exchange: exchange::Exchange::new(now.monotonic),
@@ -194,6 +197,11 @@ impl Agent {
     /// Which node should host what, as far as this node knows.
     pub fn assignment(&self) -> &Assignment {
         &self.assignment
+    }
+
+    /// The nodes that the assignment's indices mean; those of shards are positions in [`Agent::intents`].
+    pub fn placed_nodes(&self) -> &[NodeName] {
+        &self.placed_nodes
     }
 
     /// What should be of each model version.

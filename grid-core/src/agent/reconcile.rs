@@ -157,6 +157,7 @@ impl Agent {
                 (model.clone(), Intent { content, owners })
             })
             .collect();
+        self.placed_nodes = nodes.into_iter().map(|node| node.name).collect();
         self.placed_from = Some(situation);
     }
 

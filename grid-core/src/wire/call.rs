@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::message::TensorHead;
 use crate::InferError;
 use crate::agent::{Answer, Ask};
+use crate::artifact::ChunkRequest;
 use crate::cluster::{Digest, NodeId, NodeName, NodeSnapshot};
 use crate::model::{ModelId, ModelName, Signature, Version};
 use crate::sequence::{SequenceId, Token};
@@ -33,16 +34,7 @@ pub enum Call {
     /// The files of a content. Answered with [`Reply::Listing`] or [`Reply::Refused`].
     Listing(Digest),
     /// A part of a file of a content. Answered with [`Reply::Chunk`], whose body is the part, or [`Reply::Refused`].
-    Chunk {
-        /// The content.
-        content: Digest,
-        /// Position of the file in the content's listing.
-        file: u32,
-        /// Where the part begins.
-        offset: u64,
-        /// Its length in bytes.
-        length: u32,
-    },
+    Chunk(ChunkRequest),
     /// Who is in the grid and hosts what, for clients. Answered with [`Reply::Topology`].
     Topology {
         /// The version that the client has: an equal one is not sent again.

@@ -1,6 +1,7 @@
 //! The actors of a node. They are thin: what to do is decided in `grid-core`, what is computed runs in `compute`.
 
 mod catalog;
+pub(crate) mod grid;
 mod router;
 mod routes;
 mod session;
@@ -10,6 +11,10 @@ mod shard_supervisor;
 pub(crate) use catalog::plans;
 pub use catalog::{Catalog, CatalogError, LoadModel, Rescan, UnloadModel};
 pub(crate) use router::deadline;
+pub use grid::{
+    GridActor, GridStatus, Kept, KeptError, Leave, Move, NodeStatus, ReplicaStatus, SetCapacity, ShardStatus, Status,
+    TroubleStatus,
+};
 pub use router::{Dispatch, Router, RouterHandle, RouterOptions};
 pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot, VersionRoute};
 pub use session::{

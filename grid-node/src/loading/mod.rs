@@ -16,6 +16,7 @@ use grid_core::model::{ModelId, StackAxes};
 use grid_core::tensor::Tensor;
 use tracing::{info, warn};
 
+pub(crate) use made_up::initial_states;
 pub use loader::{LoadFailed, Loader};
 pub use memory::{HeldMemory, MemoryBudget, Reservation};
 pub use system::{

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::Addr;
 use arc_swap::ArcSwap;
-use grid_client::link::{Incoming, Reply as Answering, ResetCode, Service};
+use grid_client::link::{Incoming, Reply as Answering, Service};
 use grid_core::InferError;
 use grid_core::batching::{DEFAULT_PRIORITY, Entry};
 use grid_core::cluster::{NodeId, NodeName};
@@ -62,7 +62,7 @@ impl Service for LinkAnswerer {
             Ok(call) => self.answerer.other(call, reply),
             Err(error) => {
                 debug!(%error, "a call that makes no sense");
-                reply.refuse(ResetCode::Malformed);
+                refuse(reply, error.to_string());
             }
         }
     }
@@ -148,27 +148,23 @@ impl Answerer {
             Call::Listing(content) => {
                 let store = Arc::clone(&self.calls.store);
                 read(reply, move || {
-                    let listing = store.listing(&content).ok_or("it does not have this content")?;
-                    Ok((Reply::Listing(codec::encode(&listing)), Vec::new()))
+                    let listing = store.listing(content).ok_or("it does not have this content")?;
+                    Ok((Reply::Listing(listing.encode()), Vec::new()))
                 });
             }
-            Call::Chunk { length, .. } if length > LONGEST_CHUNK => {
-                refuse(reply, format!("expected at most {LONGEST_CHUNK} bytes, found {length}"));
+            Call::Chunk(chunk) if chunk.length > LONGEST_CHUNK => {
+                let found = chunk.length;
+                refuse(reply, format!("expected at most {LONGEST_CHUNK} bytes, found {found}"));
             }
-            Call::Chunk {
-                content,
-                file,
-                offset,
-                length,
-            } => {
+            Call::Chunk(chunk) => {
                 let store = Arc::clone(&self.calls.store);
                 read(reply, move || {
-                    let bytes = store.read(&content, file, offset, length).map_err(|error| error.to_string())?;
+                    let bytes = store.read(&chunk).map_err(|error| error.to_string())?;
                     Ok((Reply::Chunk, vec![AlignedBytes::copy_of(&bytes).freeze()]))
                 });
             }
             Call::Sequence(_) => refuse(reply, "sequences are not served over the mesh"),
-            Call::Infer(_) => reply.refuse(ResetCode::Malformed),
+            Call::Infer(_) => refuse(reply, "an inference goes another way"),
         }
     }
 }

@@ -1,0 +1,172 @@
+//! What the grid actor is told and asked.
+
+use std::sync::Arc;
+
+use actix::{Context, Handler, Message, MessageResult, ResponseFuture};
+use grid_core::agent::{Answer, Ask};
+use grid_core::catalog::Deployment;
+use grid_core::cluster::{Capacity, NodeId};
+use grid_core::model::ModelId;
+use grid_core::membership::Membership;
+use tokio::sync::oneshot;
+
+use super::status::GridStatus;
+use super::{GridActor, now};
+use crate::loading::Plan;
+
+/// Another node's agent asks.
+#[derive(Debug, Message)]
+#[rtype(result = "Answer")]
+pub struct Asked {
+    /// Who.
+    pub from: NodeId,
+    /// What.
+    pub ask: Ask,
+}
+
+impl Handler<Asked> for GridActor {
+    type Result = MessageResult<Asked>;
+
+    fn handle(&mut self, asked: Asked, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = Self::answer(&mut self.agent, &asked.ask);
+        self.go_on(ctx);
+        MessageResult(answer)
+    }
+}
+
+/// A repository of this node holds this. Answers with what the grid serves instead, where that is another content.
+#[derive(Debug, Message)]
+#[rtype(result = "Option<Deployment>")]
+pub struct Found {
+    /// What is loaded from it.
+    pub plan: Arc<Plan>,
+    /// What there is to know for placing it.
+    pub deployment: Deployment,
+    /// When its files were modified, in milliseconds since 1970.
+    pub modified: u64,
+    /// Whether it is only known, and not asked for.
+    pub only_known: bool,
+}
+
+impl Handler<Found> for GridActor {
+    type Result = Option<Deployment>;
+
+    fn handle(&mut self, found: Found, ctx: &mut Context<Self>) -> Self::Result {
+        let model = found.plan.id.clone();
+        self.repository.insert(found.deployment.content, found.plan);
+        self.agent.artifacts(self.store.contents());
+        let instead = match found.only_known {
+            true => None,
+            false => self.agent.found(now(), model, found.deployment, found.modified),
+        };
+        self.agent.tick(now(), rand::random());
+        self.go_on(ctx);
+        instead
+    }
+}
+
+/// Somebody asks that this be served, whatever was said before.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Deployed {
+    /// What is loaded.
+    pub plan: Arc<Plan>,
+    /// What there is to know for placing it.
+    pub deployment: Deployment,
+}
+
+impl Handler<Deployed> for GridActor {
+    type Result = ();
+
+    fn handle(&mut self, deployed: Deployed, ctx: &mut Context<Self>) {
+        let model = deployed.plan.id.clone();
+        self.repository.insert(deployed.deployment.content, deployed.plan);
+        self.agent.artifacts(self.store.contents());
+        self.agent.deploy(now(), model, deployed.deployment);
+        self.agent.tick(now(), rand::random());
+        self.go_on(ctx);
+    }
+}
+
+/// Somebody asks that this be served no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeBack(pub ModelId);
+
+impl Handler<TakeBack> for GridActor {
+    type Result = ();
+
+    fn handle(&mut self, TakeBack(model): TakeBack, ctx: &mut Context<Self>) {
+        self.agent.take_back(now(), model);
+        self.agent.tick(now(), rand::random());
+        self.go_on(ctx);
+    }
+}
+
+/// This node can hold or do more or less than before.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SetCapacity {
+    /// Bytes that its models may take, if that changes.
+    pub memory: Option<u64>,
+    /// Its relative speed, if that changes.
+    pub compute: Option<u32>,
+}
+
+impl Handler<SetCapacity> for GridActor {
+    type Result = ();
+
+    fn handle(&mut self, set: SetCapacity, ctx: &mut Context<Self>) {
+        let own = self.agent.view().node(self.agent.name()).and_then(|node| node.snapshot.as_ref());
+        let Some(before) = own.map(|own| own.capacity) else {
+            return;
+        };
+        let capacity = Capacity {
+            memory: set.memory.unwrap_or(before.memory),
+            compute: set.compute.unwrap_or(before.compute),
+        };
+        self.agent.set_capacity(now(), capacity);
+        self.go_on(ctx);
+    }
+}
+
+/// This node leaves. Answers when others have taken over what they can.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Leave {
+    /// Whether it says farewell at once, and waits for nobody.
+    pub now: bool,
+}
+
+impl Handler<Leave> for GridActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, leave: Leave, ctx: &mut Context<Self>) -> Self::Result {
+        if leave.now {
+            self.membership.leave(now());
+            self.go_on(ctx);
+            self.peers.close();
+            return Box::pin(std::future::ready(()));
+        }
+        let (left, waits) = oneshot::channel();
+        self.leaving.push(left);
+        self.agent.leave(now());
+        self.go_on(ctx);
+        Box::pin(async move {
+            let _ = waits.await;
+        })
+    }
+}
+
+/// What this node knows of its grid.
+#[derive(Debug, Message)]
+#[rtype(result = "GridStatus")]
+pub struct Status;
+
+impl Handler<Status> for GridActor {
+    type Result = MessageResult<Status>;
+
+    fn handle(&mut self, _: Status, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.status())
+    }
+}
