@@ -73,7 +73,8 @@ struct Shared {
 #[derive(Default)]
 struct Index {
     stored: HashMap<Digest, Arc<Stored>>,
-    described: HashMap<Digest, Arc<Described>>,
+    /// By the version's folder: several may have the same content.
+    described: HashMap<PathBuf, Arc<Described>>,
     /// Contents being fetched, and how many bytes each still needs.
     fetched: HashMap<Digest, Arc<AtomicU64>>,
 }
@@ -87,6 +88,12 @@ pub struct Collected {
     pub partials: Vec<Digest>,
     /// What could not be removed.
     pub problems: Vec<ArtifactError>,
+}
+
+impl Index {
+    fn described(&self, content: Digest) -> Option<&Arc<Described>> {
+        self.described.values().find(|described| described.content == content)
+    }
 }
 
 impl Shared {
@@ -150,12 +157,11 @@ impl ArtifactStore {
             // They are read again after the next start, which is slower and not wrong.
             tracing::warn!(%error, "the digests of model files could not be saved");
         }
-        let (listing, content) = (described.listing.clone(), described.listing.digest());
-        let mut index = self.0.index.lock();
-        // What lay there before is not there any more.
-        index.described.retain(|_, before| before.folder != described.folder);
-        index.described.insert(content, Arc::new(described));
-        Ok((listing, content))
+        let told = (described.listing.clone(), described.content);
+        // In place of what lay there before.
+        let folder = described.folder.clone();
+        self.0.index.lock().described.insert(folder, Arc::new(described));
+        Ok(told)
     }
 
     /// Begins to fetch a content, or goes on where an earlier download ended.
@@ -177,14 +183,15 @@ impl ArtifactStore {
     pub fn listing(&self, content: Digest) -> Option<Listing> {
         let index = self.0.index.lock();
         let stored = index.stored.get(&content).map(|stored| &stored.listing);
-        let listing = stored.or_else(|| index.described.get(&content).map(|described| &described.listing));
+        let listing = stored.or_else(|| index.described(content).map(|described| &described.listing));
         listing.cloned()
     }
 
     /// The contents that can be read, sorted.
     pub fn contents(&self) -> Vec<Digest> {
         let index = self.0.index.lock();
-        let mut contents: Vec<_> = index.stored.keys().chain(index.described.keys()).copied().collect();
+        let described = index.described.values().map(|described| described.content);
+        let mut contents: Vec<_> = index.stored.keys().copied().chain(described).collect();
         contents.sort_unstable();
         contents.dedup();
         contents
@@ -194,40 +201,28 @@ impl ArtifactStore {
     ///
     /// # Errors
     /// When this node has no such content or the content no such bytes, or when its files in the repository have
-    /// changed. In the last case the content is not offered any more.
+    /// changed. In the last case the content is not offered any more, unless it is elsewhere too.
     pub fn read(&self, chunk: &ChunkRequest) -> Result<Bytes, ArtifactError> {
-        let (stored, described) = {
-            let index = self.0.index.lock();
-            let stored = index.stored.get(&chunk.content).cloned();
-            (stored, index.described.get(&chunk.content).cloned())
-        };
-        match (stored, described) {
-            (Some(stored), _) => {
-                stored.touch();
-                let file = check(chunk, &stored.listing)?;
-                let path = stored.folder.join(file.path.as_str());
-                let file = File::open(&path).map_err(ArtifactError::at(&path))?;
-                read_at(&path, &file, chunk)
+        let stored = self.0.index.lock().stored.get(&chunk.content).cloned();
+        if let Some(stored) = stored {
+            stored.touch();
+            let file = check(chunk, &stored.listing)?;
+            let path = stored.folder.join(file.path.as_str());
+            let file = File::open(&path).map_err(ArtifactError::at(&path))?;
+            return read_at(&path, &file, chunk);
+        }
+        let mut failed = ArtifactError::Unknown(chunk.content);
+        loop {
+            let described = self.0.index.lock().described(chunk.content).cloned();
+            let Some(described) = described else { return Err(failed) };
+            check(chunk, &described.listing)?;
+            match read_described(&described, chunk) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => failed = error,
             }
-            (None, Some(described)) => {
-                check(chunk, &described.listing)?;
-                let (path, seen) = &described.files[chunk.file as usize];
-                let read = seen.open(path).and_then(|file| {
-                    let bytes = read_at(path, &file, chunk)?;
-                    // Written to while it was read, perhaps.
-                    seen.check_open(path, &file)?;
-                    Ok(bytes)
-                });
-                if read.is_err() {
-                    let mut index = self.0.index.lock();
-                    let is_same = |now: &Arc<Described>| Arc::ptr_eq(now, &described);
-                    if index.described.get(&chunk.content).is_some_and(is_same) {
-                        index.described.remove(&chunk.content);
-                    }
-                }
-                read
-            }
-            (None, None) => Err(ArtifactError::Unknown(chunk.content)),
+            // It may have been described again meanwhile.
+            let is_other = |_: &PathBuf, now: &mut Arc<Described>| !Arc::ptr_eq(now, &described);
+            self.0.index.lock().described.retain(is_other);
         }
     }
 
@@ -277,6 +272,16 @@ fn check<'a>(chunk: &ChunkRequest, listing: &'a Listing) -> Result<&'a ListedFil
         offset: chunk.offset,
         length: chunk.length,
     })
+}
+
+/// Reads from a repository what must be there unchanged.
+fn read_described(described: &Described, chunk: &ChunkRequest) -> Result<Bytes, ArtifactError> {
+    let (path, seen) = &described.files[chunk.file as usize];
+    let file = seen.open(path)?;
+    let bytes = read_at(path, &file, chunk)?;
+    // Written to while it was read, perhaps.
+    seen.check_open(path, &file)?;
+    Ok(bytes)
 }
 
 fn read_at(path: &Path, file: &File, chunk: &ChunkRequest) -> Result<Bytes, ArtifactError> {

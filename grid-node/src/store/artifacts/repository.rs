@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use grid_core::artifact::{InvalidListing, ListedFile, ListedPath, Listing, MANIFEST_PATH, MAX_FILES, VERSION_FOLDER};
+use grid_core::cluster::Digest;
 use grid_core::model::{ModelId, Version};
 
 use super::super::{FoundModel, entries};
@@ -15,6 +16,8 @@ use super::remembered::{Remembered, Seen};
 pub(super) struct Described {
     /// The version's folder.
     pub(super) folder: PathBuf,
+    /// The content's name.
+    pub(super) content: Digest,
     /// What is in it, and the manifest.
     pub(super) listing: Listing,
     /// Where each file of the listing lies, and what it was.
@@ -60,9 +63,11 @@ pub(super) fn describe(
     }
     described.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
     let (listed, files) = described.into_iter().unzip();
+    let listing = Listing::new(listed).map_err(|problem| no_content(folder, problem))?;
     Ok(Described {
         folder: folder.to_owned(),
-        listing: Listing::new(listed).map_err(|problem| no_content(folder, problem))?,
+        content: listing.digest(),
+        listing,
         files,
     })
 }

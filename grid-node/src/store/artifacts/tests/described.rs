@@ -47,10 +47,11 @@ fn files_are_not_read_again_after_a_restart_unless_they_changed() {
     assert_eq!(describe(&node.store, &repository, 7), first);
     assert_eq!(node.store.0.remembered.hashed(), 0);
 
-    // Of the same length, and as if it had been modified at the same time.
+    // Another file in its place, of the same length, and as if it had been modified at the same time.
     let path = repository.path("m/7/model.onnx");
     let modified = path.metadata().unwrap().modified().unwrap();
-    repository.write("m/7/model.onnx", "ANOTHER MODEL");
+    repository.write("new", "ANOTHER MODEL");
+    fs::rename(repository.path("new"), &path).unwrap();
     File::options()
         .write(true)
         .open(&path)
@@ -98,7 +99,7 @@ fn a_file_that_changed_since_is_refused_and_its_content_not_offered_any_more() {
         length: 5,
     };
     assert_eq!(node.store.read(&chunk).unwrap(), "other");
-    repository.write("m/7/model.onnx", "ANOTHER MODEL");
+    repository.write("m/7/model.onnx", "of another length");
     let error = node.store.read(&chunk).unwrap_err();
     assert!(
         error
@@ -117,6 +118,25 @@ fn a_file_that_changed_since_is_refused_and_its_content_not_offered_any_more() {
         [newer],
         "what lay in the same folder before is gone"
     );
+}
+
+#[test]
+fn a_content_that_lies_in_two_folders_is_read_while_one_is_unchanged() {
+    let node = Node::new();
+    let repository = Repository::new(&[("m/1/model.onnx", "x"), ("m/2/model.onnx", "x")]);
+    let (_, content) = describe(&node.store, &repository, 1);
+    describe(&node.store, &repository, 2);
+    let chunk = ChunkRequest {
+        content,
+        file: 0,
+        offset: 0,
+        length: 1,
+    };
+    for version in ["m/1/model.onnx", "m/2/model.onnx"] {
+        assert_eq!(node.store.read(&chunk).unwrap(), "x");
+        repository.write(version, "of another length");
+    }
+    assert!(matches!(node.store.read(&chunk), Err(ArtifactError::Changed { .. })));
 }
 
 #[test]
