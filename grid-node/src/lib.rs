@@ -6,6 +6,7 @@ pub mod actors;
 pub mod cli;
 pub mod compute;
 pub mod gateway;
+mod joining;
 pub mod loading;
 pub mod mesh;
 mod node;

@@ -7,12 +7,17 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr};
 use grid_core::config::NodeConfig;
+use grid_core::dispatch::retry::RetryBudget;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use crate::actors::{Catalog, Rescan, Routes, Sessions, ShardSupervisor, Stop, SupervisorOptions};
+use crate::actors::{
+    Catalog, InGrid, Rescan, RouterOptions, Routes, Sessions, ShardSupervisor, Stop, SupervisorOptions,
+};
 use crate::compute::Pool;
 use crate::gateway::{self, Exported, Gateway, grpc};
+use crate::joining::{Bringing, Joined, Ready};
 use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
 use crate::runtime::Runtimes;
 use crate::standing::{Stage, Standing};
@@ -46,6 +51,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What a node of a grid needs is not there.
+    #[error("{key}: {reason}")]
+    Grid {
+        /// The key of the config that names it.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The metrics cannot be recorded.
     #[error("metrics: {0}")]
     Metrics(String),
@@ -55,7 +68,7 @@ impl StartError {
     /// The key of the config that another value of would help, if there is one.
     pub fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Bind { key, .. } => Some(key),
+            Self::Bind { key, .. } | Self::Grid { key, .. } => Some(key),
             Self::System { .. } | Self::Metrics(_) => None,
         }
     }
@@ -80,6 +93,7 @@ pub struct Node {
     config: Arc<NodeConfig>,
     address: SocketAddr,
     grpc_address: Option<SocketAddr>,
+    mesh_address: Option<SocketAddr>,
     routes: Arc<Routes>,
     budget: MemoryBudget,
     standing: Arc<Standing>,
@@ -128,6 +142,8 @@ impl Node {
             .map(|address| bind("grpc.listen", address))
             .transpose()?;
         let (grpc, grpc_address) = grpc.unzip();
+        let ready = Ready::of_config(&config)?;
+        let mesh_address = ready.as_ref().map(|ready| ready.address);
         let config = Arc::new(config);
         let options = SupervisorOptions {
             routes: Arc::default(),
@@ -151,7 +167,7 @@ impl Node {
                 system.block_on(run(
                     options,
                     shared,
-                    Listeners { http, grpc },
+                    Listeners { http, grpc, grid: ready },
                     prometheus,
                     queue,
                     report,
@@ -163,6 +179,7 @@ impl Node {
                 config,
                 address,
                 grpc_address,
+                mesh_address,
                 routes,
                 budget,
                 standing,
@@ -186,6 +203,11 @@ impl Node {
     /// The address that the gRPC gateway listens on, if there is one.
     pub fn grpc_address(&self) -> Option<SocketAddr> {
         self.grpc_address
+    }
+
+    /// The address that the mesh and the gossip listen on, if the node is one of a grid.
+    pub fn mesh_address(&self) -> Option<SocketAddr> {
+        self.mesh_address
     }
 
     /// Bytes of the memory budget, and how many of them are reserved.
@@ -272,6 +294,16 @@ fn waited_for(problems: Result<Vec<String>, oneshot::error::RecvError>) -> Vec<S
 struct Listeners {
     http: TcpListener,
     grpc: Option<TcpListener>,
+    grid: Option<Ready>,
+}
+
+impl Listeners {
+    /// Where HTTP and gRPC are.
+    fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        let of = |listener: &TcpListener| listener.local_addr().ok();
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        (of(&self.http).unwrap_or(nowhere), self.grpc.as_ref().and_then(of))
+    }
 }
 
 /// Binds an address; also tells which port was chosen for port 0.
@@ -286,20 +318,55 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAd
 async fn run(
     options: SupervisorOptions,
     standing: Arc<Standing>,
-    listeners: Listeners,
+    mut listeners: Listeners,
     prometheus: Prometheus,
     mut orders: mpsc::UnboundedReceiver<Order>,
     report: std::sync::mpsc::Sender<Result<Started, StartError>>,
 ) {
     let config = Arc::clone(&options.config);
     let supervisor = ShardSupervisor::new(options.clone()).start();
-    let catalog = Catalog::new(Arc::clone(&config), options.loader.clone(), supervisor.clone()).start();
+    let retries: Arc<Mutex<RetryBudget>> = Arc::default();
+    let addresses = listeners.addresses();
+    let joined = listeners.grid.take().map(|ready| {
+        let store = ready.store();
+        let bringing = Bringing {
+            options: &options,
+            router: RouterOptions {
+                routes: Arc::clone(&options.routes),
+                pool: options.pool.clone(),
+                place: 0,
+                retries: Arc::clone(&retries),
+            },
+            supervisor: supervisor.clone(),
+            standing: Arc::clone(&standing),
+            http: addresses.0,
+            grpc: addresses.1,
+        };
+        Ok((Joined::join(ready, bringing)?, store))
+    });
+    let joined = match joined.transpose() {
+        Ok(joined) => joined,
+        Err(error) => {
+            let _ = report.send(Err(error));
+            return;
+        }
+    };
+    let in_grid = joined.as_ref().map(|(joined, store)| InGrid {
+        actor: joined.actor.clone(),
+        store: Arc::clone(store),
+        routes: Arc::clone(&options.routes),
+    });
+    let joined = joined.map(|(joined, _)| joined);
+    let catalog = Catalog::new(Arc::clone(&config), options.loader.clone(), supervisor.clone(), in_grid).start();
     let sessions = Arc::new(Sessions::new(config.sequences.clone(), options.budget.clone()));
     let gateway = Gateway {
         config: Arc::clone(&config),
         routes: Arc::clone(&options.routes),
         pool: options.pool.clone(),
         sessions: Arc::clone(&sessions),
+        retries,
+        grid: joined.as_ref().map(|joined| joined.actor.clone()),
+        budget: options.budget.clone(),
         catalog: catalog.clone(),
         standing: Arc::clone(&standing),
         prometheus: prometheus.clone(),
@@ -350,6 +417,11 @@ async fn run(
                 });
             }
             Order::Stop => {
+                if let Some(joined) = &joined {
+                    info!("moving what this node hosts to others");
+                    joined.leave(config.http.drain_timeout).await;
+                    joined.farewell().await;
+                }
                 drain(&config, &standing, &gateways, &supervisor).await;
                 break;
             }

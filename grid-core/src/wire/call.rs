@@ -54,7 +54,7 @@ pub struct Infer {
     /// The inputs, in the order of the signature.
     pub inputs: Vec<TensorHead>,
     /// The smaller the sooner; the default priority where it is 0.
-    pub priority: u64,
+    pub priority: u32,
     /// Whether outputs are wanted that come before the last.
     pub parts: bool,
 }

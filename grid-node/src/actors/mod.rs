@@ -9,7 +9,7 @@ mod shard;
 mod shard_supervisor;
 
 pub(crate) use catalog::plans;
-pub use catalog::{Catalog, CatalogError, LoadModel, Rescan, UnloadModel};
+pub use catalog::{Catalog, CatalogError, InGrid, LoadModel, Rescan, UnloadModel};
 pub(crate) use router::deadline;
 pub use grid::{
     GridActor, GridStatus, Kept, KeptError, Leave, Move, NodeStatus, ReplicaStatus, SetCapacity, ShardStatus, Status,

@@ -19,12 +19,15 @@ use actix::Addr;
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer, web};
 use grid_core::config::NodeConfig;
+use grid_core::dispatch::retry::RetryBudget;
+use parking_lot::Mutex;
 
 use bodies::Bodies;
 pub(crate) use observe::Exported;
 
-use crate::actors::{Catalog, RouterHandle, RouterOptions, Routes, Sessions};
+use crate::actors::{Catalog, GridActor, RouterHandle, RouterOptions, Routes, Sessions};
 use crate::compute::Pool;
+use crate::loading::MemoryBudget;
 use crate::standing::Standing;
 use crate::telemetry::Prometheus;
 
@@ -35,6 +38,10 @@ pub(crate) struct Gateway {
     pub(crate) routes: Arc<Routes>,
     pub(crate) pool: Pool,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) retries: Arc<Mutex<RetryBudget>>,
+    pub(crate) budget: MemoryBudget,
+    /// The grid, if the node is one of a grid.
+    pub(crate) grid: Option<Addr<GridActor>>,
     pub(crate) catalog: Addr<Catalog>,
     pub(crate) standing: Arc<Standing>,
     pub(crate) prometheus: Prometheus,
@@ -67,6 +74,7 @@ pub(crate) fn serve(gateway: Gateway, listener: TcpListener) -> std::io::Result<
             routes: Arc::clone(&shared.routes),
             pool: shared.pool.clone(),
             place: places.fetch_add(1, Ordering::Relaxed),
+            retries: Arc::clone(&shared.retries),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),

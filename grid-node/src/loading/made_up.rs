@@ -38,7 +38,7 @@ pub(super) fn zeros(
 }
 
 /// For each input, the initial value of the state that it carries, if it carries one.
-pub(super) fn initial_states(signature: &Signature, manifest: &Manifest) -> Result<Vec<Option<Tensor>>, String> {
+pub(crate) fn initial_states(signature: &Signature, manifest: &Manifest) -> Result<Vec<Option<Tensor>>, String> {
     let initial = |spec: &TensorSpec, state: &StateTensor| {
         let shape = match &state.shape {
             Some(dims) => Shape::new(dims),

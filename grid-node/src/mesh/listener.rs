@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
+use arc_swap::ArcSwap;
 use grid_client::link::{Link, LinkOptions, accept_halves};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -19,7 +20,8 @@ const MOST_LINKS: usize = 4096;
 /// What the mesh of a node is made with.
 pub(crate) struct MeshOptions {
     pub(crate) listener: TcpListener,
-    pub(crate) link: LinkOptions,
+    /// Follows this node's generation.
+    pub(crate) link: Arc<ArcSwap<LinkOptions>>,
 }
 
 /// The threads of the mesh, and the links that others opened.
@@ -50,11 +52,11 @@ impl Mesh {
             .iter()
             .map(|arbiter| {
                 let (connections, mut incoming) = tokio::sync::mpsc::channel::<(std::net::TcpStream, _)>(64);
-                let (link, links, answerer) = (options.link.clone(), Arc::clone(&self.links), answerer.clone());
+                let (link, links, answerer) = (Arc::clone(&options.link), Arc::clone(&self.links), answerer.clone());
                 arbiter.spawn(async move {
                     let answerer = answerer();
                     while let Some((stream, place)) = incoming.recv().await {
-                        let (link, links, answerer) = (link.clone(), Arc::clone(&links), answerer.clone());
+                        let (link, links, answerer) = (link.load_full(), Arc::clone(&links), answerer.clone());
                         actix::spawn(async move {
                             serve(stream, &link, &links, answerer).await;
                             drop::<tokio::sync::OwnedSemaphorePermit>(place);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::ArbiterHandle;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
-use grid_client::link::{Exchange, ExchangeError, Incoming, Link, LinkOptions, NoService, connect_serving};
+use grid_client::link::{Exchange, ExchangeError, Incoming, Limits, Link, LinkOptions, NoService, connect_serving};
 use grid_core::cluster::{NodeId, NodeName};
 use grid_core::tensor::Buffer;
 use grid_core::wire::call::{Call, Reply};
@@ -27,7 +27,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// What the links of a node are made with.
 #[derive(Clone)]
 pub(crate) struct PeersOptions {
-    pub(crate) link: LinkOptions,
+    /// Follows this node's generation.
+    pub(crate) link: Arc<ArcSwap<LinkOptions>>,
+    /// Bounds of the links for requests.
+    pub(crate) limits: Limits,
     /// Where links live; each goes to the next one.
     pub(crate) arbiters: Vec<ArbiterHandle>,
     /// Told when a link comes up or is lost.
@@ -164,10 +167,13 @@ async fn open(options: &PeersOptions, peer: &Peer, purpose: Purpose) -> Result<(
         .map_err(|_| format!("{} did not answer within {CONNECT:?}", peer.at))?
         .map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let link = LinkOptions {
+    let mut link = LinkOptions {
         purpose,
-        ..options.link.clone()
+        ..LinkOptions::clone(&options.link.load())
     };
+    if purpose == Purpose::Requests {
+        link.limits = options.limits.clone();
+    }
     let (link, driver) = connect_serving(stream.into_split(), &link, NoService)
         .await
         .map_err(|error| error.to_string())?;

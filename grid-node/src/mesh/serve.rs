@@ -22,7 +22,7 @@ use crate::actors::{RouterHandle, VersionRoute};
 use crate::compute::{Answer, Outcome, Request};
 use crate::runtime::Outputs;
 use crate::standing::Standing;
-use crate::store::ArtifactStore;
+use crate::store::artifacts::ArtifactStore;
 
 /// Outputs before the last that may wait for the mesh.
 const PARTS: usize = 16;
@@ -33,7 +33,7 @@ const LONGEST_CHUNK: u32 = 1 << 20;
 /// What nodes ask of each other beside inference.
 pub(crate) struct GridCalls {
     /// This node, in its present life.
-    pub(crate) node: NodeId,
+    pub(crate) node: Arc<ArcSwap<NodeId>>,
     pub(crate) actor: Addr<GridActor>,
     pub(crate) store: Arc<ArtifactStore>,
     pub(crate) topology: Arc<ArcSwap<Topology>>,
@@ -123,7 +123,7 @@ impl Answerer {
 
     fn other(&self, call: Call, reply: Answering) {
         match call {
-            Call::Agent { from, to, ask } if to == self.calls.node => {
+            Call::Agent { from, to, ask } if to == **self.calls.node.load() => {
                 let actor = self.calls.actor.clone();
                 actix::spawn(async move {
                     match actor.send(Asked { from, ask }).await {

@@ -19,10 +19,17 @@ use crate::actors::catalog::plans;
 use crate::actors::shard_supervisor::{Deploy, ShardSupervisor};
 use crate::loading::Plan;
 use crate::mesh::Peers;
-use crate::store::ArtifactStore;
+use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 /// How long another node may take to send a part of a file.
 const CHUNK_WITHIN: Duration = Duration::from_secs(20);
+
+/// What was loaded, and from where.
+pub(super) struct Brought {
+    bytes: u64,
+    /// Its place in the store, which is not collected as long as this is there.
+    stored: Option<StoredContent>,
+}
 
 /// What bringing a content into memory takes.
 struct Bringing {
@@ -62,7 +69,13 @@ impl GridActor {
         };
         let loaded = bringing.bring().into_actor(self).map(move |loaded, this, ctx| {
             match loaded {
-                Ok(bytes) => this.agent.replica_loaded(now(), &model, content, bytes),
+                Ok(Brought { bytes, stored }) => {
+                    match stored {
+                        Some(stored) => this.in_use.insert(model.clone(), stored),
+                        None => this.in_use.remove(&model),
+                    };
+                    this.agent.replica_loaded(now(), &model, content, bytes);
+                }
                 Err(reason) => {
                     warn!(model = %model.name, version = model.version, reason, "not hosted here");
                     this.agent.replica_failed(now(), &model, content, reason);
@@ -77,15 +90,16 @@ impl GridActor {
 }
 
 impl Bringing {
-    async fn bring(self) -> Result<u64, String> {
-        let plan = self.plan().await?;
+    async fn bring(self) -> Result<Brought, String> {
+        let (plan, stored) = self.plan().await?;
         let deployed = self.supervisor.send(Deploy(plan)).await;
-        deployed.unwrap_or_else(|_| Err("the node is stopping".to_owned()))
+        let bytes = deployed.unwrap_or_else(|_| Err("the node is stopping".to_owned()))?;
+        Ok(Brought { bytes, stored })
     }
 
-    async fn plan(&self) -> Result<Arc<Plan>, String> {
+    async fn plan(&self) -> Result<(Arc<Plan>, Option<StoredContent>), String> {
         if let Some(plan) = &self.here {
-            return Ok(Arc::clone(plan));
+            return Ok((Arc::clone(plan), None));
         }
         if self.store.get(self.content).is_none() {
             self.fetch().await?;
@@ -98,7 +112,8 @@ impl Bringing {
                 .found_model(&model)
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
             let mut plans = plans(&found, &config);
-            plans.pop().ok_or_else(|| "its content holds no version".to_owned())
+            let plan = plans.pop().ok_or("its content holds no version")?;
+            Ok((plan, Some(stored)))
         })
         .await
     }

@@ -124,6 +124,7 @@ impl GridActor {
             forget: true,
         });
         let undeployed = undeployed.into_actor(self).map(move |_, this, ctx| {
+            this.in_use.remove(&model);
             this.agent.replica_unloaded(now(), &model);
             this.go_on(ctx);
         });

@@ -44,8 +44,6 @@ pub struct Found {
     pub deployment: Deployment,
     /// When its files were modified, in milliseconds since 1970.
     pub modified: u64,
-    /// Whether it is only known, and not asked for.
-    pub only_known: bool,
 }
 
 impl Handler<Found> for GridActor {
@@ -55,10 +53,7 @@ impl Handler<Found> for GridActor {
         let model = found.plan.id.clone();
         self.repository.insert(found.deployment.content, found.plan);
         self.agent.artifacts(self.store.contents());
-        let instead = match found.only_known {
-            true => None,
-            false => self.agent.found(now(), model, found.deployment, found.modified),
-        };
+        let instead = self.agent.found(now(), model, found.deployment, found.modified);
         self.agent.tick(now(), rand::random());
         self.go_on(ctx);
         instead

@@ -11,12 +11,12 @@ mod kept;
 mod messages;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use actix::{Actor, Addr, AsyncContext, Context, SpawnHandle};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, SpawnHandle, WrapFuture};
 use arc_swap::ArcSwap;
 use grid_client::link::LinkOptions;
 use grid_core::agent::{Agent, AgentOptions};
@@ -27,13 +27,13 @@ use grid_core::model::ModelId;
 use grid_core::wire::call::Topology;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::actors::routes::Routes;
 use crate::actors::shard_supervisor::ShardSupervisor;
 use crate::loading::{Loader, Plan};
 use crate::mesh::{Peers, since_start};
-use crate::store::ArtifactStore;
+use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 pub use kept::{Kept, KeptError};
 pub use messages::{Asked, Deployed, Found, Leave, SetCapacity, Status, TakeBack};
@@ -41,6 +41,10 @@ pub use status::{GridStatus, Move, NodeStatus, ReplicaStatus, ShardStatus, Troub
 
 use elsewhere::Elsewheres;
 use status::Troubles;
+
+/// How often the store is looked through, and how long something lies in it unused.
+const COLLECT: Duration = Duration::from_secs(600);
+const UNUSED: Duration = Duration::from_secs(3600);
 
 /// What the grid actor is made with.
 pub(crate) struct GridOptions {
@@ -84,6 +88,8 @@ pub struct GridActor {
     node: Arc<ArcSwap<NodeId>>,
     /// Contents that this node's repositories hold, as what is loaded from them.
     repository: HashMap<Digest, Arc<Plan>>,
+    /// Contents of the store that models were loaded from.
+    in_use: HashMap<ModelId, StoredContent>,
     elsewhere: Elsewheres,
     /// Who waits for this node to have left.
     leaving: Vec<tokio::sync::oneshot::Sender<()>>,
@@ -150,6 +156,7 @@ impl GridActor {
             topology: options.topology,
             node: options.node,
             repository: HashMap::new(),
+            in_use: HashMap::new(),
             elsewhere: Elsewheres::default(),
             leaving: Vec::new(),
             troubles: Troubles::default(),
@@ -201,6 +208,26 @@ impl GridActor {
         self.go_on(ctx);
     }
 
+    /// Frees what lies in the store for nothing. What is deployed stays: others may want it from here.
+    fn collect(&mut self, ctx: &mut Context<Self>) {
+        let keep: HashSet<Digest> = self.agent.catalog().deployments().map(|(_, deployed)| deployed.content).collect();
+        let store = Arc::clone(&self.store);
+        let unused_since = SystemTime::now() - UNUSED;
+        let collected = tokio::task::spawn_blocking(move || store.collect(&keep, unused_since));
+        let collected = collected.into_actor(self).map(|collected, this, ctx| {
+            match collected {
+                Ok(Ok(collected)) if !collected.contents.is_empty() || !collected.partials.is_empty() => {
+                    info!(contents = ?collected.contents, partials = ?collected.partials, "removed from the store");
+                }
+                Ok(Err(error)) => warn!(%error, "the store is not collected"),
+                _ => {}
+            }
+            this.agent.artifacts(this.store.contents());
+            this.go_on(ctx);
+        });
+        ctx.spawn(collected);
+    }
+
     fn report_quarantine(&mut self) {
         let replicas: Vec<ModelId> = self.agent.handoff().replicas().keys().cloned().collect();
         for model in replicas {
@@ -230,6 +257,7 @@ impl Actor for GridActor {
             self.watch_links(changes, ctx);
         }
         self.agent.artifacts(self.store.contents());
+        ctx.run_interval(COLLECT, Self::collect);
         self.woken(ctx);
     }
 }

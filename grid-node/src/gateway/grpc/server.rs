@@ -86,6 +86,7 @@ async fn start_router(arbiter: &Arbiter, gateway: &Gateway) -> std::io::Result<R
         routes: Arc::clone(&gateway.routes),
         pool: gateway.pool.clone(),
         place: 0,
+        retries: Arc::clone(&gateway.retries),
     };
     let (started, router) = oneshot::channel();
     arbiter.spawn_fn(move || {

@@ -1,20 +1,24 @@
 //! The catalog of one node: what its repositories hold, and which of it is wanted in memory.
 
+mod destination;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture, WrapFuture,
 };
-use futures_util::FutureExt;
 use futures_util::future::join_all;
-use grid_core::config::{LoadPolicy, NodeConfig, nearest};
+use grid_core::config::{NodeConfig, nearest};
 use grid_core::model::{ModelId, ModelName};
 use tracing::{info, warn};
 
-use super::shard_supervisor::{Announce, Deploy, ShardSupervisor, Undeploy};
+use super::shard_supervisor::{Announce, ShardSupervisor};
 use crate::loading::{Loader, Plan, compute_threads};
 use crate::store::{self, FoundModel, Scan};
+
+use destination::{Destination, FoundVersion};
+pub use destination::InGrid;
 
 /// The catalog actor.
 pub struct Catalog {
@@ -32,6 +36,7 @@ pub struct Catalog {
     unwanted: BTreeMap<ModelName, u64>,
     /// The calls are numbered as they come.
     last_call: u64,
+    destination: Destination,
 }
 
 /// A model that could not be loaded or unloaded.
@@ -47,16 +52,25 @@ pub enum CatalogError {
 
 impl Catalog {
     /// A catalog of the configured repositories, to be started.
-    pub fn new(config: Arc<NodeConfig>, loader: Loader, supervisor: Addr<ShardSupervisor>) -> Self {
+    pub fn new(
+        config: Arc<NodeConfig>,
+        loader: Loader,
+        supervisor: Addr<ShardSupervisor>,
+        in_grid: Option<InGrid>,
+    ) -> Self {
         Self {
             config,
             loader,
-            supervisor,
             wanted: BTreeSet::new(),
             known: BTreeSet::new(),
             vanished: BTreeSet::new(),
             unwanted: BTreeMap::new(),
             last_call: 0,
+            destination: match in_grid {
+                Some(grid) => Destination::Grid(grid),
+                None => Destination::Here(supervisor.clone()),
+            },
+            supervisor,
         }
     }
 
@@ -75,11 +89,7 @@ impl Catalog {
             return false;
         }
         self.wanted.contains(name)
-            || match &self.config.models.load {
-                LoadPolicy::All => true,
-                LoadPolicy::None => false,
-                LoadPolicy::Only(names) => names.contains(name),
-            }
+            || self.config.models.load.includes(name)
     }
 
     /// Announces what was found, and returns what brings the node to it, by model.
@@ -88,11 +98,11 @@ impl Catalog {
         self.supervisor.do_send(Announce(found.collect()));
         let known = self.known.iter().map(|id| &id.name);
         let names: BTreeSet<ModelName> = known.chain(scan.models.keys()).cloned().collect();
-        names.iter().map(|name| self.change(scan, name)).collect()
+        names.iter().map(|name| self.change(scan, name, false)).collect()
     }
 
     /// What brings one model to what was found of it.
-    fn change(&mut self, scan: &Scan, name: &ModelName) -> Change {
+    fn change(&mut self, scan: &Scan, name: &ModelName, asked_for: bool) -> Change {
         let model = scan.models.get(name);
         // What a problem may hide is not known to be gone, and goes on as it is.
         let certain = !scan.problems.iter().any(|problem| problem.may_hide(name.as_str()));
@@ -106,7 +116,13 @@ impl Catalog {
             self.known.extend(ids(model));
             if self.is_wanted(name) {
                 self.wanted.insert(name.clone());
-                loads = plans(model, &self.config);
+                let found = Arc::new(model.clone());
+                let version = |plan| FoundVersion {
+                    plan,
+                    model: Arc::clone(&found),
+                    asked_for,
+                };
+                loads = plans(model, &self.config).into_iter().map(version).collect();
             }
         } else if certain {
             self.wanted.remove(name);
@@ -117,23 +133,18 @@ impl Catalog {
 
 /// What is to be done about one model.
 struct Change {
-    loads: Vec<Arc<Plan>>,
+    loads: Vec<FoundVersion>,
     gone: Vec<ModelId>,
 }
 
 /// Carries changes out, all at once: the loader takes one load at a time, in this order. Of each model the versions that
 /// are gone are unloaded after its loads have ended, so that those that take over are there.
-async fn carry_out(catalog: Addr<Catalog>, supervisor: Addr<ShardSupervisor>, changes: Vec<Change>) -> Vec<String> {
+async fn carry_out(catalog: Addr<Catalog>, destination: Destination, changes: Vec<Change>) -> Vec<String> {
     let changes = changes.into_iter().map(|Change { loads, gone }| {
-        let (catalog, supervisor) = (catalog.clone(), supervisor.clone());
+        let (catalog, destination) = (catalog.clone(), destination.clone());
         async move {
-            let loads = loads.into_iter().map(|plan| supervisor.send(Deploy(plan)));
-            let results = join_all(loads).await.into_iter();
-            let problems = results.filter_map(|result| match result {
-                Ok(result) => result.err(),
-                Err(_) => Some("the node is stopping".to_owned()),
-            });
-            let problems: Vec<String> = problems.collect();
+            let loads = loads.into_iter().map(|found| destination.serve(found));
+            let problems: Vec<String> = join_all(loads).await.into_iter().flatten().collect();
             join_all(gone.into_iter().map(|id| catalog.send(Forget(id)))).await;
             problems
         }
@@ -155,9 +166,8 @@ impl Handler<Forget> for Catalog {
             return Box::pin(std::future::ready(()));
         }
         self.known.remove(&id);
-        let unloaded = self.supervisor.send(Undeploy { id, forget: true });
-        // A supervisor that is gone holds nothing any more.
-        Box::pin(unloaded.map(drop))
+        let destination = self.destination.clone();
+        Box::pin(async move { destination.end(id, true).await })
     }
 }
 
@@ -222,9 +232,9 @@ impl Handler<Rescan> for Catalog {
             Err(error) => (Vec::new(), vec![error.to_string()]),
         });
         Box::pin(changes.then(|(changes, mut problems), this, ctx| {
-            let (catalog, supervisor) = (ctx.address(), this.supervisor.clone());
+            let (catalog, destination) = (ctx.address(), this.destination.clone());
             async move {
-                problems.extend(carry_out(catalog, supervisor, changes).await);
+                problems.extend(carry_out(catalog, destination, changes).await);
                 problems
             }
             .into_actor(this)
@@ -254,12 +264,12 @@ impl Handler<LoadModel> for Catalog {
             }
             this.unwanted.remove(&model.name);
             this.wanted.insert(model.name.clone());
-            Ok(this.change(&scan, &model.name))
+            Ok(this.change(&scan, &model.name, true))
         });
         Box::pin(change.then(|change, this, ctx| {
-            let (catalog, supervisor) = (ctx.address(), this.supervisor.clone());
+            let (catalog, destination) = (ctx.address(), this.destination.clone());
             async move {
-                let problems = carry_out(catalog, supervisor, vec![change?]).await;
+                let problems = carry_out(catalog, destination, vec![change?]).await;
                 if problems.is_empty() {
                     Ok(())
                 } else {
@@ -309,11 +319,12 @@ impl Handler<UnloadModel> for Catalog {
         self.last_call += 1;
         self.unwanted.insert(first.name.clone(), self.last_call);
         self.wanted.remove(&first.name);
-        let unloads = versions
-            .into_iter()
-            .map(|id| self.supervisor.send(Undeploy { id, forget: false }));
-        // A supervisor that is gone holds nothing any more.
-        Box::pin(join_all(unloads).into_actor(self).map(|_, _, _| Ok(())))
+        let destination = self.destination.clone();
+        let unloads = async move {
+            join_all(versions.into_iter().map(|id| destination.end(id, false))).await;
+            Ok(())
+        };
+        Box::pin(unloads.into_actor(self))
     }
 }
 
@@ -342,7 +353,7 @@ mod tests {
             config: Arc::clone(&config),
         };
         let supervisor = ShardSupervisor::new(options).start();
-        let catalog = Catalog::new(config, loader.clone(), supervisor).start();
+        let catalog = Catalog::new(config, loader.clone(), supervisor, None).start();
         let problems = catalog.send(Rescan).await.unwrap();
         assert_eq!(problems.len(), 1, "it is no model: {problems:?}");
 
