@@ -1,7 +1,7 @@
 //! What foca's packets hold: who a node is, how it is written, and what rides along.
 
 use bytes::{Buf, BufMut};
-use foca::{BroadcastHandler, Codec, Header, Invalidates, Member, Message};
+use foca::{BroadcastHandler, Codec, Header, Incarnation, Invalidates, Member, Message, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -171,6 +171,23 @@ impl<'a> Packet<'a> {
             rest = after;
         }
         Ok(Self { header, members, items })
+    }
+
+    /// A ping for one who is suspected, with the suspicion in it: it objects, and its answer shows that it has.
+    pub(super) fn accusation(own: &Identity, suspect: &Identity, incarnation: Incarnation) -> Vec<u8> {
+        let member = Member::new(suspect.clone(), incarnation, State::Suspect);
+        let raw = encode(&member);
+        let header = Header {
+            src: own.clone(),
+            // foca does not tell our own. The least says nothing about us.
+            src_incarnation: 0,
+            dst: suspect.clone(),
+            // The answer counts for nothing but that it came: foca's own probes have other numbers, or mean the same.
+            message: Message::Ping(0),
+        };
+        let members = Some(vec![(member, &raw[..])]);
+        let items = vec![];
+        Packet { header, members, items }.encode()
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

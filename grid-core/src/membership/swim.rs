@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use foca::{Foca, Message, Notification, OwnedNotification, Runtime, State, Timer};
+use foca::{Foca, Incarnation, Message, Notification, OwnedNotification, Runtime, State, Timer};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -42,6 +42,8 @@ pub struct Swim {
     doubt: SelfDoubt,
     /// Whom we probe, and whether it has answered.
     probe: Option<(NodeName, bool)>,
+    /// Whom we suspect, in which incarnation, and until when.
+    suspects: Vec<(Identity, Incarnation, Duration)>,
     said: Said,
     roster: Roster,
     head: Option<Head>,
@@ -95,6 +97,7 @@ impl Swim {
             seal,
             doubt: SelfDoubt::new(options.self_doubt),
             probe: None,
+            suspects: vec![],
             said: Said::default(),
             roster: Roster::default(),
             head: None,
@@ -219,6 +222,9 @@ impl Swim {
         if let (Some((name, answered)), Some(probed)) = (&mut self.probe, probed) {
             *answered |= name == probed.name();
         }
+        let heard = (&source, packet.header.src_incarnation);
+        self.suspects
+            .retain(|(suspect, incarnation, _)| heard.0 != suspect || heard.1 <= *incarnation);
         let taken = self.foca.handle_data(&packet.encode(), &mut self.outbox);
         for (item, _) in packet.items {
             if let Item::Head { node, head } = item {
@@ -351,7 +357,22 @@ impl Swim {
                 self.probe = Some((probed_id.name().clone(), false));
                 self.doubt.stretch(after)
             }
-            Timer::ProbeRandomMember(_) | Timer::ChangeSuspectToDown { .. } => self.doubt.stretch(after),
+            Timer::ProbeRandomMember(_) => self.doubt.stretch(after),
+            Timer::ChangeSuspectToDown {
+                member_id, incarnation, ..
+            } => {
+                let after = self.doubt.stretch(after);
+                let known = self
+                    .suspects
+                    .iter()
+                    .any(|suspect| (&suspect.0, suspect.1) == (member_id, *incarnation));
+                if !known {
+                    let until = now.monotonic + after;
+                    self.suspects.push((member_id.clone(), *incarnation, until));
+                    self.accuse(now);
+                }
+                after
+            }
             Timer::PeriodicGossip(_) => {
                 self.gossip = Some(timer.clone());
                 self.parked = false;
@@ -362,14 +383,38 @@ impl Swim {
         self.timers.set(now.monotonic + after, timer);
     }
 
-    fn serve(&mut self, timer: Timer<Identity>) {
+    /// Tells those whom we suspect so, and asks for an answer: foca leaves it to the gossip to come by them, and if it
+    /// does not, a node is declared down that never had the chance to object. (Lifeguard's "buddy system".)
+    fn accuse(&mut self, now: Now) {
+        self.suspects.retain(|(.., until)| *until > now.monotonic);
+        for (suspect, incarnation, _) in self.suspects.clone() {
+            let accusation = Packet::accusation(self.foca.identity(), &suspect, incarnation);
+            self.send(now, suspect.0.mesh, Kind::Gossip, &accusation);
+        }
+    }
+
+    fn is_suspect(&self, identity: &Identity, incarnation: Incarnation) -> bool {
+        let mut known = self.foca.iter_membership_state();
+        known.any(|member| {
+            let same = member.id() == identity && member.incarnation() == incarnation;
+            same && member.state() == State::Suspect
+        })
+    }
+
+    fn serve(&mut self, now: Now, timer: Timer<Identity>) {
         match &timer {
             Timer::PeriodicGossip(_) if self.gossip.as_ref() != Some(&timer) => return,
             Timer::PeriodicGossip(_) if !self.has_news() => {
                 self.parked = true;
                 return;
             }
+            // foca 2.0 declares nobody down who has objected, but tells even those that they are, and so makes each of them
+            // take a new generation.
+            Timer::ChangeSuspectToDown {
+                member_id, incarnation, ..
+            } if !self.is_suspect(member_id, *incarnation) => return,
             Timer::ProbeRandomMember(_) => {
+                self.accuse(now);
                 if let Some((name, answered)) = self.probe.take() {
                     self.doubt.probed(name, answered);
                 }
@@ -406,7 +451,7 @@ impl Membership for Swim {
         let mut served = false;
         while let Some(timer) = self.timers.due(now.monotonic) {
             served = true;
-            self.serve(timer);
+            self.serve(now, timer);
             self.settle(now);
         }
         if served {
