@@ -7,7 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{Head, MAX_DATAGRAM, Peer};
 use crate::cluster::{NodeId, NodeName};
-use crate::wire::codec::{CodecError, decode, decode_first, encode};
+use crate::wire::codec::{CodecError, decode_first, encode};
+
+/// What decoding a datagram may allocate. bincode counts numbers at their full width, so a full datagram needs more than its
+/// length.
+const MAX_DECODED: usize = 8 * MAX_DATAGRAM;
+
+/// The value of these bytes. Unlike [`decode`](crate::wire::codec::decode) it allocates little, whatever they say.
+pub(super) fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+    match decode_first::<T, MAX_DECODED>(what, bytes)? {
+        (value, used) if used == bytes.len() => Ok(value),
+        (_, used) => Err(CodecError::Trailing {
+            what,
+            extra: bytes.len() - used,
+        }),
+    }
+}
 
 /// A life of a node, as foca knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +105,7 @@ impl BroadcastHandler<Identity> for PassOn {
     type Error = CodecError;
 
     fn receive_item(&mut self, data: &[u8], _sender: Option<&Identity>) -> Result<Option<ItemKey>, CodecError> {
-        let item: Item = decode("item", data)?;
+        let item: Item = read("item", data)?;
         Ok(Some(ItemKey(item.node().name.clone())))
     }
 }
@@ -167,7 +182,7 @@ impl<'a> Packet<'a> {
         while !rest.is_empty() {
             let length = rest.try_get_u16().map_err(|_| cut_short("item"))?;
             let (raw, after) = rest.split_at_checked(length.into()).ok_or_else(|| cut_short("item"))?;
-            items.push((decode("item", raw)?, raw));
+            items.push((read("item", raw)?, raw));
             rest = after;
         }
         Ok(Self { header, members, items })

@@ -41,6 +41,10 @@ pub(super) enum Kind {
     Superseded,
     /// An [`Item`](super::packet::Item), told to one node only.
     Item,
+    /// Asks for a page of the list of nodes.
+    Ask,
+    /// A page of the list of nodes.
+    Page,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,5 +1,8 @@
 //! The membership of one node: foca, and what is around it.
 
+mod catch_up;
+mod namesake;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +11,9 @@ use foca::{Foca, Incarnation, Message, Notification, OwnedNotification, Runtime,
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::packet::{Identity, Item, Packet, PacketCodec, PassOn, Superseded};
+use catch_up::CatchUp;
+
+use super::packet::{Identity, Item, Packet, PacketCodec, PassOn, read};
 use super::roster::Roster;
 use super::seal::{Kind, MAX_CLOCK_OFF_MS, Opened, PROTOCOL, Refused, Seal};
 use super::self_doubt::SelfDoubt;
@@ -16,7 +21,7 @@ use super::timers::Timers;
 use super::trouble::{Said, Trouble};
 use super::{Head, Membership, MembershipEffect, MembershipOptions, Peer, pace};
 use crate::cluster::{Digest, NodeName, Now};
-use crate::wire::codec::{CodecError, decode, encode};
+use crate::wire::codec::{CodecError, encode};
 
 /// From here on a clock is worth a word: leases and deadlines are told in time that is thought to be common.
 const CLOCK_OFF_MS: u64 = 10_000;
@@ -49,6 +54,8 @@ pub struct Swim {
     head: Option<Head>,
     /// When to tell of our new generation again, as long as nobody has answered to it.
     insist: Option<Duration>,
+    catch_up: Option<CatchUp>,
+    rng: SmallRng,
     size_class: u32,
     left: bool,
     effects: VecDeque<MembershipEffect>,
@@ -87,9 +94,10 @@ impl Swim {
         let seal = Seal::new(options);
         let size_class = pace::size_class(1);
         let settings = pace::settings(size_class, seal.capacity());
-        let rng = SmallRng::from_seed(seed);
+        let mut rng = SmallRng::from_seed(seed);
+        let foca_rng = SmallRng::from_rng(&mut rng);
         Self {
-            foca: Foca::with_custom_broadcast(identity, settings, rng, PacketCodec, PassOn),
+            foca: Foca::with_custom_broadcast(identity, settings, foca_rng, PacketCodec, PassOn),
             outbox: Outbox::default(),
             timers: Timers::default(),
             gossip: None,
@@ -102,6 +110,8 @@ impl Swim {
             roster: Roster::default(),
             head: None,
             insist: None,
+            catch_up: None,
+            rng,
             size_class,
             left: false,
             effects: VecDeque::new(),
@@ -133,11 +143,6 @@ impl Swim {
         self.trouble(now, from, trouble);
     }
 
-    fn same_name(&mut self, now: Now, at: SocketAddr) {
-        let name = self.own().id.name.clone();
-        self.trouble(now, at, Trouble::SameName { name, at });
-    }
-
     fn send(&mut self, now: Now, to: SocketAddr, kind: Kind, payload: &[u8]) {
         let bytes = self.seal.seal(now.wall, kind, payload);
         self.effects.push_back(MembershipEffect::Send { to, bytes });
@@ -162,8 +167,10 @@ impl Swim {
                 }
             }
             _ if refused => {}
-            Kind::Superseded => self.superseded(now, &decode("word of a later life", &opened.payload)?),
-            Kind::Item => self.learn(&decode("item", &opened.payload)?),
+            Kind::Superseded => self.superseded(now, &read("word of a later life", &opened.payload)?),
+            Kind::Ask => self.answer(now, read("question", &opened.payload)?),
+            Kind::Page => self.read(now, read("page", &opened.payload)?),
+            Kind::Item => self.learn(&read("item", &opened.payload)?),
         }
         Ok(())
     }
@@ -237,57 +244,6 @@ impl Swim {
         })
     }
 
-    /// Who bears the name of this node rather than this life of it.
-    fn outranked(&self, source: &Identity) -> Option<Superseded> {
-        let (by, alive) = match self.roster.get(source.name()) {
-            Some(peer) => (Identity(peer.clone()), true),
-            None => {
-                let mut known = self.foca.iter_membership_state();
-                (
-                    known.find(|member| member.id().name() == source.name())?.id().clone(),
-                    false,
-                )
-            }
-        };
-        by.outranks(source).then_some(Superseded { by: by.0, alive })
-    }
-
-    fn tell_namesake(&mut self, now: Now, to: SocketAddr, of: &Peer) {
-        if self.said.admit(now.monotonic, TOLD_NAMESAKE, to) {
-            let word = Superseded {
-                by: of.clone(),
-                alive: true,
-            };
-            self.send(now, to, Kind::Superseded, &encode(&word));
-        }
-    }
-
-    fn superseded(&mut self, now: Now, word: &Superseded) {
-        let own = self.foca.identity().clone();
-        let by = Identity(word.by.clone());
-        if by.name() != own.name() {
-            return;
-        }
-        if word.alive && by.0.mesh != own.0.mesh {
-            self.same_name(now, by.0.mesh);
-            return;
-        }
-        // Our own earlier life had a higher generation: its record was lost, or the clock went back.
-        let next = by.outranks(&own).then(|| own.after(by.0.id.generation)).flatten();
-        if let Some(next) = next {
-            // It only fails for the identity that we have.
-            let _same = self.foca.change_identity(next, &mut self.outbox);
-            self.renewed(now);
-        }
-    }
-
-    fn renewed(&mut self, now: Now) {
-        self.insist = Some(now.monotonic + INSIST);
-        let node = self.own().id.clone();
-        self.effects.push_back(MembershipEffect::Renewed(node));
-        self.spread_head();
-    }
-
     fn spread_head(&mut self) {
         if let Some(head) = self.head {
             let node = self.own().id.clone();
@@ -315,23 +271,20 @@ impl Swim {
         for one in &said {
             match one {
                 OwnedNotification::Rejoin(_) => self.renewed(now),
-                OwnedNotification::Active => self.insist = None,
+                OwnedNotification::Active => {
+                    self.insist = None;
+                    self.begin_catch_up(now);
+                }
                 _ => {}
             }
         }
         let before = self.effects.len();
         self.roster.follow(said, &mut self.effects);
-        let came = self.effects.range(before..).filter_map(|effect| match effect {
-            MembershipEffect::Up(peer) => Some(peer.mesh),
-            _ => None,
-        });
-        // The gossip tells a head once; who comes later has missed it.
-        let came: Vec<SocketAddr> = came.collect();
         if let Some(head) = self.head {
             let node = self.own().id.clone();
-            let item = encode(&Item::Head { node, head });
-            came.into_iter().for_each(|to| self.send(now, to, Kind::Item, &item));
+            self.greet(now, before, &encode(&Item::Head { node, head }));
         }
+        self.ask(now);
         let size_class = pace::size_class(self.foca.num_members() + 1);
         if size_class != self.size_class && !self.left {
             self.size_class = size_class;
@@ -461,12 +414,13 @@ impl Membership for Swim {
             self.insist = (self.foca.num_members() > 0).then_some(now.monotonic + INSIST);
             // It only fails when a packet cannot hold a header.
             let _told = self.foca.gossip(&mut self.outbox);
-            self.settle(now);
         }
+        self.settle(now);
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        [self.timers.next(), self.insist].into_iter().flatten().min()
+        let ask_at = self.catch_up.as_ref().map(|catch_up| catch_up.ask_at);
+        [self.timers.next(), self.insist, ask_at].into_iter().flatten().min()
     }
 
     fn join(&mut self, now: Now, seeds: &[SocketAddr]) {
@@ -501,6 +455,7 @@ impl Membership for Swim {
         self.settle(now);
         self.timers.clear();
         self.insist = None;
+        self.catch_up = None;
     }
 
     fn set_head(&mut self, now: Now, head: Head) {
