@@ -4,15 +4,15 @@
 //!
 //! - (A) a node that joins through one other is soon known to all, and knows all;
 //! - (B) a node that crashed is soon known to be down by all, at a cost for each node that does not grow with the grid;
-//! - (C) a node that is well is not declared down because the one that watches it is unwell ([`self_doubt`]);
+//! - (C) a node that is well is not declared down because the one that watches it is unwell (`self_doubt`);
 //! - (D) what was declared down never comes back: a node that was, and lives, goes on as a new generation;
 //! - (E) parts of the grid that were cut off from each other find together again;
 //! - (F) who has another key, another grid name or another protocol has no effect, and is told of;
 //! - (G) nothing that comes in a datagram panics, or makes a node keep more than a bounded amount.
 //!
 //! It is SWIM (Das, Gupta, Motivala 2002) as `foca` has it. What is ours is around it: sealed datagrams (`seal`), what
-//! foca gets to see of them (`packet`), self-doubt, and the handling of nodes that claim one name. A [`Membership`] does
-//! no I/O: datagrams and readings of the clocks come in, [`MembershipEffect`]s go out.
+//! foca gets to see of them (`packet`), self-doubt, the list for newcomers, and nodes that claim one name. A
+//! [`Membership`] does no I/O: datagrams and readings of the clocks come in, [`MembershipEffect`]s go out.
 
 mod options;
 mod pace;
