@@ -37,7 +37,7 @@ fn main() {
         // The mean of several crashes where that is cheap.
         let rounds = match nodes {
             ..=50 => 10,
-            ..=200 => 3,
+            51..=200 => 3,
             _ => 1,
         };
         let begun = Instant::now();

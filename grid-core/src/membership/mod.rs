@@ -49,8 +49,8 @@ pub struct Peer {
     pub mesh: SocketAddr,
 }
 
-/// What a node says of itself in few enough bytes to ride on the gossip: who has an older snapshot or another catalog asks for
-/// the difference.
+/// What a node says of itself in few enough bytes to ride on the gossip: who has an older snapshot or another catalog
+/// asks for the difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// The version of its snapshot.
@@ -78,7 +78,8 @@ pub enum MembershipEffect {
         /// It said so itself. False also when its word got lost.
         left: bool,
     },
-    /// This node has a newer head than any it had before. Of a node that comes up, a head may be missing until its next.
+    /// This node has a newer head than any it had before. Of a node that comes up, a head may be missing until its
+    /// next.
     Head {
         /// Which node.
         node: NodeId,
@@ -92,8 +93,8 @@ pub enum MembershipEffect {
     Trouble(Trouble),
 }
 
-/// Keeps the list of nodes. Time and datagrams come in by its methods, and after each call [`poll`](Self::poll) gives what is to
-/// be done, until `None`.
+/// Keeps the list of nodes. Time and datagrams come in by its methods, and after each call [`poll`](Self::poll) gives
+/// what is to be done, until `None`.
 pub trait Membership {
     /// A datagram came. After a freeze, those that wait should be handed in before the next [`tick`](Self::tick).
     fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]);
@@ -102,13 +103,13 @@ pub trait Membership {
     /// doubt itself.
     fn tick(&mut self, now: Now);
 
-    /// When [`tick`](Self::tick) is to be called, in monotonic time. `None`: not before something else happens. Every other
-    /// call may change it.
+    /// When [`tick`](Self::tick) is to be called, in monotonic time. `None`: not before something else happens. Every
+    /// other call may change it.
     fn next_wake(&self) -> Option<Duration>;
 
-    /// Asks the nodes at these addresses to take us in. Any of this may get lost, so it is called again and again, with the
-    /// names resolved anew, until there are peers; and now and then after that, so that two halves of a grid, each of
-    /// which has declared the other down, find each other again. Our own address may be among them.
+    /// Asks the nodes at these addresses to take us in. Any of this may get lost, so it is called again and again, with
+    /// the names resolved anew, until there are peers; and now and then after that, so that two halves of a grid, each
+    /// of which has declared the other down, find each other again. Our own address may be among them.
     fn join(&mut self, now: Now, seeds: &[SocketAddr]);
 
     /// Says farewell. After that nothing more happens here.

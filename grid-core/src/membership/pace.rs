@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use foca::Config;
 
-/// How long a life that was declared down is remembered, so that nothing old brings it back. The names of the dead cost about
-/// a hundred bytes each.
+/// How long a life that was declared down is remembered, so that nothing old brings it back. The names of the dead cost
+/// about a hundred bytes each.
 pub(super) const REMEMBER_DOWN: Duration = Duration::from_secs(24 * 3600);
 
-/// How often each node passes on what it hears, beyond the logarithm of the size. Told `t` times by each of `n` nodes, each time
-/// to a random one, a node misses news with probability `exp(-t)`: with `t = ln n + 7`, one piece of news in a thousand
-/// misses somebody. foca (and memberlist) have `4 log10 n`, with which in a grid of 20 most changes of all heads do.
+/// How often each node passes on what it hears, beyond the logarithm of the size. Told `t` times by each of `n` nodes,
+/// each time to a random one, a node misses news with probability `exp(-t)`: with `t = ln n + 7`, one piece of news in
+/// a thousand misses somebody. foca (and memberlist) have `4 log10 n`, with which in a grid of 20 most changes of all
+/// heads do.
 const SURE_TRANSMISSIONS: f64 = 7.0;
 
-/// Time that a suspect has to object, for each factor of ten in size. foca has 4 s; with 2.5 s a crash in a small grid is known
-/// within about 5 s, and a suspect is told three times by whom it has to convince.
+/// Time that a suspect has to object, for each factor of ten in size. foca has 4 s; with 2.5 s a crash in a small grid
+/// is known within about 5 s, and a suspect is told three times by whom it has to convince.
 const SUSPICION: Duration = Duration::from_millis(2500);
 
 /// Sizes are told apart by powers of two: the settings go by the logarithm.
@@ -24,8 +25,9 @@ pub(super) fn size_class(nodes: usize) -> u32 {
     nodes.checked_next_power_of_two().unwrap_or(u32::MAX).max(1)
 }
 
-/// The settings for a grid of about this many nodes. Over all sizes the probes have one pace and all that is periodic goes on,
-/// which foca asks for when settings change. Gossip is every 200 ms to 3 nodes while there is something to say.
+/// The settings for a grid of about this many nodes. Over all sizes the probes have one pace and all that is periodic
+/// goes on, which foca asks for when settings change. Gossip is every 200 ms to 3 nodes while there is something to
+/// say.
 pub(super) fn settings(size_class: u32, max_packet: usize) -> Config {
     let size = NonZeroU32::new(size_class).unwrap_or(NonZeroU32::MIN);
     let mut config = Config::new_lan(size);

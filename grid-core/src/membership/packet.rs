@@ -9,8 +9,8 @@ use super::{Head, MAX_DATAGRAM, Peer};
 use crate::cluster::{NodeId, NodeName};
 use crate::wire::codec::{CodecError, decode_first, encode};
 
-/// What decoding a datagram may allocate. bincode counts numbers at their full width, so a full datagram needs more than its
-/// length.
+/// What decoding a datagram may allocate. bincode counts numbers at their full width, so a full datagram needs more
+/// than its length.
 const MAX_DECODED: usize = 8 * MAX_DATAGRAM;
 
 /// The value of these bytes. Unlike [`decode`](crate::wire::codec::decode) it allocates little, whatever they say.
@@ -63,8 +63,8 @@ impl foca::Identity for Identity {
     }
 }
 
-/// Answers a node whose name stands for another life: foca alone would tell it that it is down, again and again, while it
-/// climbs generation by generation to one that may be years of milliseconds away.
+/// Answers a node whose name stands for another life: foca alone would tell it that it is down, again and again, while
+/// it climbs generation by generation to one that may be years of milliseconds away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Superseded {
     /// Who bears the name.

@@ -266,8 +266,8 @@ impl Swim {
                 self.parked = true;
                 return;
             }
-            // foca 2.0 declares nobody down who has objected, but tells even those that they are, and so makes each of them
-            // take a new generation.
+            // foca 2.0 declares nobody down who has objected, but tells even those that they are, and so makes each of
+            // them take a new generation.
             Timer::ChangeSuspectToDown {
                 member_id, incarnation, ..
             } if !self.is_suspect(member_id, *incarnation) => return,

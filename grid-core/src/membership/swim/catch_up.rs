@@ -1,8 +1,8 @@
 //! Who comes anew learns who is there, page by page.
 //!
-//! foca answers a join with as many random nodes as fit a packet, about 35, and leaves the rest to chance: in a grid of 200
-//! it takes minutes until the newcomer has met all. So the newcomer asks for the whole list, sorted by name. It asks for it
-//! once more a little later, since those who came at the same time may be in nobody's list yet.
+//! foca answers a join with as many random nodes as fit a packet, about 35, and leaves the rest to chance: in a grid of
+//! 200 it takes minutes until the newcomer has met all. So the newcomer asks for the whole list, sorted by name. It
+//! asks for it once more a little later, since those who came at the same time may be in nobody's list yet.
 
 use std::time::Duration;
 
