@@ -8,11 +8,11 @@
 //!
 //! - Time in which the node did not run does not count: when timers are served late, all are put off by as much and a
 //!   little more, so that what waits in the socket is read first. Lifeguard sees a pause only by the probes that fail
-//! of it.
-//! - A failed probe raises the score only if the one before it had failed too, of another node. One node that is silent
-//! is   probably gone, and doubting ourselves for that would delay its detection in a grid of three; two in a row are
-//! more   likely our own fault. Suspicions are stretched like probes, as foca does not wait longer for want of
-//! witnesses.
+//!   of it.
+//! - A failed probe raises the score only if the one before it had failed too, of another node. One node that is
+//!   silent is probably gone, and doubting ourselves for that would delay its detection in a grid of three; two in a
+//!   row are more likely our own fault. Suspicions are stretched like probes, as foca does not wait longer for want of
+//!   witnesses.
 
 use std::time::Duration;
 
