@@ -11,8 +11,8 @@ pub(super) const REMEMBER_DOWN: Duration = Duration::from_secs(24 * 3600);
 
 /// How often each node passes on what it hears, beyond the logarithm of the size. Told `t` times by each of `n` nodes,
 /// each time to a random one, a node misses news with probability `exp(-t)`: with `t = ln n + 7`, one piece of news in
-/// a thousand misses somebody. foca (and memberlist) have `4 log10 n`, with which in a grid of 20, when all heads change at
-/// once, about every other time somebody misses one.
+/// a thousand misses somebody. foca (and memberlist) have `4 log10 n`, with which in a grid of 20, when all heads
+/// change at once, about every other time somebody misses one.
 const SURE_TRANSMISSIONS: f64 = 7.0;
 
 /// Time that a suspect has to object, for each factor of ten in size. foca has 4 s; with 2.5 s a crash in a small grid
