@@ -4,15 +4,15 @@
 //!
 //! - (A) a node that joins through one other is soon known to all, and knows all;
 //! - (B) a node that crashed is soon known to be down by all, at a cost for each node that does not grow with the grid;
-//! - (C) a node that is well is not declared down because the one that watches it is unwell ([`self_doubt`]);
+//! - (C) a node that is well is not declared down because the one that watches it is unwell (`self_doubt`);
 //! - (D) what was declared down never comes back: a node that was, and lives, goes on as a new generation;
 //! - (E) parts of the grid that were cut off from each other find together again;
 //! - (F) who has another key, another grid name or another protocol has no effect, and is told of;
 //! - (G) nothing that comes in a datagram panics, or makes a node keep more than a bounded amount.
 //!
 //! It is SWIM (Das, Gupta, Motivala 2002) as `foca` has it. What is ours is around it: sealed datagrams (`seal`), what
-//! foca gets to see of them (`packet`), self-doubt, and the handling of nodes that claim one name. A [`Membership`] does
-//! no I/O: datagrams and readings of the clocks come in, [`MembershipEffect`]s go out.
+//! foca gets to see of them (`packet`), self-doubt, the list for newcomers, and nodes that claim one name. A
+//! [`Membership`] does no I/O: datagrams and readings of the clocks come in, [`MembershipEffect`]s go out.
 
 mod options;
 mod pace;
@@ -49,8 +49,8 @@ pub struct Peer {
     pub mesh: SocketAddr,
 }
 
-/// What a node says of itself in few enough bytes to ride on the gossip: who has an older snapshot or another catalog asks for
-/// the difference.
+/// What a node says of itself in few enough bytes to ride on the gossip: who has an older snapshot or another catalog
+/// asks for the difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// The version of its snapshot.
@@ -78,7 +78,8 @@ pub enum MembershipEffect {
         /// It said so itself. False also when its word got lost.
         left: bool,
     },
-    /// This node has a newer head than any it had before. Of a node that comes up, a head may be missing until its next.
+    /// This node has a newer head than any it had before. Of a node that comes up, a head may be missing until its
+    /// next.
     Head {
         /// Which node.
         node: NodeId,
@@ -92,8 +93,8 @@ pub enum MembershipEffect {
     Trouble(Trouble),
 }
 
-/// Keeps the list of nodes. Time and datagrams come in by its methods, and after each call [`poll`](Self::poll) gives what is to
-/// be done, until `None`.
+/// Keeps the list of nodes. Time and datagrams come in by its methods, and after each call [`poll`](Self::poll) gives
+/// what is to be done, until `None`.
 pub trait Membership {
     /// A datagram came. After a freeze, those that wait should be handed in before the next [`tick`](Self::tick).
     fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]);
@@ -102,13 +103,13 @@ pub trait Membership {
     /// doubt itself.
     fn tick(&mut self, now: Now);
 
-    /// When [`tick`](Self::tick) is to be called, in monotonic time. `None`: not before something else happens. Every other
-    /// call may change it.
+    /// When [`tick`](Self::tick) is to be called, in monotonic time. `None`: not before something else happens. Every
+    /// other call may change it.
     fn next_wake(&self) -> Option<Duration>;
 
-    /// Asks the nodes at these addresses to take us in. Any of this may get lost, so it is called again and again, with the
-    /// names resolved anew, until there are peers; and now and then after that, so that two halves of a grid, each of
-    /// which has declared the other down, find each other again. Our own address may be among them.
+    /// Asks the nodes at these addresses to take us in. Any of this may get lost, so it is called again and again, with
+    /// the names resolved anew, until there are peers; and now and then after that, so that two halves of a grid, each
+    /// of which has declared the other down, find each other again. Our own address may be among them.
     fn join(&mut self, now: Now, seeds: &[SocketAddr]);
 
     /// Says farewell. After that nothing more happens here.

@@ -1,13 +1,28 @@
 //! What foca's packets hold: who a node is, how it is written, and what rides along.
 
 use bytes::{Buf, BufMut};
-use foca::{BroadcastHandler, Codec, Header, Invalidates, Member, Message};
+use foca::{BroadcastHandler, Codec, Header, Incarnation, Invalidates, Member, Message, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Head, MAX_DATAGRAM, Peer};
 use crate::cluster::{NodeId, NodeName};
-use crate::wire::codec::{CodecError, decode, decode_first, encode};
+use crate::wire::codec::{CodecError, decode_first, encode};
+
+/// What decoding a datagram may allocate. bincode counts numbers at their full width, so a full datagram needs more
+/// than its length.
+const MAX_DECODED: usize = 8 * MAX_DATAGRAM;
+
+/// The value of these bytes. Unlike [`decode`](crate::wire::codec::decode) it allocates little, whatever they say.
+pub(super) fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+    match decode_first::<T, MAX_DECODED>(what, bytes)? {
+        (value, used) if used == bytes.len() => Ok(value),
+        (_, used) => Err(CodecError::Trailing {
+            what,
+            extra: bytes.len() - used,
+        }),
+    }
+}
 
 /// A life of a node, as foca knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +63,8 @@ impl foca::Identity for Identity {
     }
 }
 
-/// Answers a node whose name stands for another life: foca alone would tell it that it is down, again and again, while it
-/// climbs generation by generation to one that may be years of milliseconds away.
+/// Answers a node whose name stands for another life: foca alone would tell it that it is down, again and again, while
+/// it climbs generation by generation to one that may be years of milliseconds away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Superseded {
     /// Who bears the name.
@@ -90,7 +105,7 @@ impl BroadcastHandler<Identity> for PassOn {
     type Error = CodecError;
 
     fn receive_item(&mut self, data: &[u8], _sender: Option<&Identity>) -> Result<Option<ItemKey>, CodecError> {
-        let item: Item = decode("item", data)?;
+        let item: Item = read("item", data)?;
         Ok(Some(ItemKey(item.node().name.clone())))
     }
 }
@@ -167,10 +182,27 @@ impl<'a> Packet<'a> {
         while !rest.is_empty() {
             let length = rest.try_get_u16().map_err(|_| cut_short("item"))?;
             let (raw, after) = rest.split_at_checked(length.into()).ok_or_else(|| cut_short("item"))?;
-            items.push((decode("item", raw)?, raw));
+            items.push((read("item", raw)?, raw));
             rest = after;
         }
         Ok(Self { header, members, items })
+    }
+
+    /// A ping for one who is suspected, with the suspicion in it: it objects, and its answer shows that it has.
+    pub(super) fn accusation(own: &Identity, suspect: &Identity, incarnation: Incarnation) -> Vec<u8> {
+        let member = Member::new(suspect.clone(), incarnation, State::Suspect);
+        let raw = encode(&member);
+        let header = Header {
+            src: own.clone(),
+            // foca does not tell our own. The least says nothing about us.
+            src_incarnation: 0,
+            dst: suspect.clone(),
+            // The answer counts for nothing but that it came: foca's own probes have other numbers, or mean the same.
+            message: Message::Ping(0),
+        };
+        let members = Some(vec![(member, &raw[..])]);
+        let items = vec![];
+        Packet { header, members, items }.encode()
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

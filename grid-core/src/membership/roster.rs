@@ -1,6 +1,7 @@
 //! Who is up, and the newest that was heard of each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use foca::OwnedNotification;
 
@@ -23,6 +24,22 @@ pub(super) struct Roster {
 impl Roster {
     pub(super) fn get(&self, name: &NodeName) -> Option<&Peer> {
         self.up.get(name)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.up.len()
+    }
+
+    pub(super) fn nth(&self, index: usize) -> Option<&Peer> {
+        self.up.values().nth(index)
+    }
+
+    /// Those whose names come after this one, in order.
+    pub(super) fn after(&self, name: Option<&NodeName>) -> impl Iterator<Item = &Peer> {
+        let start = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.up
+            .range::<NodeName, _>((start, Bound::Unbounded))
+            .map(|(_, peer)| peer)
     }
 
     /// Whether this was not known. Then it is from now on.

@@ -7,10 +7,11 @@
 //!
 //! Why not DTLS: gossip goes to another node each time, and a handshake with each would cost more than the gossip.
 //!
-//! A datagram that someone recorded and sends again opens like the first time. Three things make it harmless: one whose clock is
-//! more than [`MAX_CLOCK_OFF_MS`] from ours is refused; what is younger speaks of a life of a node that is either the
-//! present one, of which SWIM's incarnations tell old from new, or was declared down, which is remembered for
-//! [`REMEMBER_DOWN`](super::pace::REMEMBER_DOWN), much longer than a minute, or is outranked by a higher generation.
+//! A datagram that someone recorded and sends again opens like the first time. Three things make it harmless: one whose
+//! clock is more than [`MAX_CLOCK_OFF_MS`] from ours is refused; what is younger speaks of a life of a node that is
+//! either the present one, of which SWIM's incarnations tell old from new, or was declared down, which is remembered
+//! for [`REMEMBER_DOWN`](super::pace::REMEMBER_DOWN), much longer than a minute, or is outranked by a higher
+//! generation.
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -41,6 +42,10 @@ pub(super) enum Kind {
     Superseded,
     /// An [`Item`](super::packet::Item), told to one node only.
     Item,
+    /// Asks for a page of the list of nodes.
+    Ask,
+    /// A page of the list of nodes.
+    Page,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,16 +1,18 @@
 //! A node that is unwell trusts its own suspicions less.
 //!
 //! SWIM takes silence for the other's fault. But a node that was paused, or is starved of CPU, finds on waking that its
-//! timers are due, runs them, and only then reads the answers that had come in time: so a slow node declares healthy ones
-//! down. Lifeguard (Dadgar, Phillips, Currey 2018, "Lifeguard: Local Health Awareness for More Accurate Failure Detection")
-//! has a node keep a score of its own health and stretch its probes by it, and that is what is here; foca has none of it.
-//! Two things differ:
+//! timers are due, runs them, and only then reads the answers that had come in time: so a slow node declares healthy
+//! ones down. Lifeguard (Dadgar, Phillips, Currey 2018, "Lifeguard: Local Health Awareness for More Accurate Failure
+//! Detection") has a node keep a score of its own health and stretch its probes by it, and that is what is here; foca
+//! has none of it. Two things differ:
 //!
 //! - Time in which the node did not run does not count: when timers are served late, all are put off by as much and a
-//!   little more, so that what waits in the socket is read first. Lifeguard sees a pause only by the probes that fail of it.
-//! - A failed probe raises the score only if the one before it had failed too, of another node. One node that is silent is
-//!   probably gone, and doubting ourselves for that would delay its detection in a grid of three; two in a row are more
-//!   likely our own fault. Suspicions are stretched like probes, as foca does not wait longer for want of witnesses.
+//!   little more, so that what waits in the socket is read first. Lifeguard sees a pause only by the probes that fail
+//!   of it.
+//! - A failed probe raises the score only if the one before it had failed too, of another node. One node that is
+//!   silent is probably gone, and doubting ourselves for that would delay its detection in a grid of three; two in a
+//!   row are more likely our own fault. Suspicions are stretched like probes, as foca does not wait longer for want of
+//!   witnesses.
 
 use std::time::Duration;
 

@@ -1,22 +1,28 @@
 //! The membership of one node: foca, and what is around it.
 
+mod catch_up;
+mod namesake;
+mod receive;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use foca::{Foca, Message, Notification, OwnedNotification, Runtime, State, Timer};
+use foca::{Foca, Incarnation, Notification, OwnedNotification, Runtime, State, Timer};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::packet::{Identity, Item, Packet, PacketCodec, PassOn, Superseded};
+use catch_up::CatchUp;
+
+use super::packet::{Identity, Item, Packet, PacketCodec, PassOn};
 use super::roster::Roster;
-use super::seal::{Kind, MAX_CLOCK_OFF_MS, Opened, PROTOCOL, Refused, Seal};
+use super::seal::{Kind, PROTOCOL, Refused, Seal};
 use super::self_doubt::SelfDoubt;
 use super::timers::Timers;
 use super::trouble::{Said, Trouble};
 use super::{Head, Membership, MembershipEffect, MembershipOptions, Peer, pace};
 use crate::cluster::{Digest, NodeName, Now};
-use crate::wire::codec::{CodecError, decode, encode};
+use crate::wire::codec::encode;
 
 /// From here on a clock is worth a word: leases and deadlines are told in time that is thought to be common.
 const CLOCK_OFF_MS: u64 = 10_000;
@@ -42,11 +48,15 @@ pub struct Swim {
     doubt: SelfDoubt,
     /// Whom we probe, and whether it has answered.
     probe: Option<(NodeName, bool)>,
+    /// Whom we suspect, in which incarnation, and until when.
+    suspects: Vec<(Identity, Incarnation, Duration)>,
     said: Said,
     roster: Roster,
     head: Option<Head>,
     /// When to tell of our new generation again, as long as nobody has answered to it.
     insist: Option<Duration>,
+    catch_up: Option<CatchUp>,
+    rng: SmallRng,
     size_class: u32,
     left: bool,
     effects: VecDeque<MembershipEffect>,
@@ -85,9 +95,10 @@ impl Swim {
         let seal = Seal::new(options);
         let size_class = pace::size_class(1);
         let settings = pace::settings(size_class, seal.capacity());
-        let rng = SmallRng::from_seed(seed);
+        let mut rng = SmallRng::from_seed(seed);
+        let foca_rng = SmallRng::from_rng(&mut rng);
         Self {
-            foca: Foca::with_custom_broadcast(identity, settings, rng, PacketCodec, PassOn),
+            foca: Foca::with_custom_broadcast(identity, settings, foca_rng, PacketCodec, PassOn),
             outbox: Outbox::default(),
             timers: Timers::default(),
             gossip: None,
@@ -95,10 +106,13 @@ impl Swim {
             seal,
             doubt: SelfDoubt::new(options.self_doubt),
             probe: None,
+            suspects: vec![],
             said: Said::default(),
             roster: Roster::default(),
             head: None,
             insist: None,
+            catch_up: None,
+            rng,
             size_class,
             left: false,
             effects: VecDeque::new(),
@@ -130,156 +144,9 @@ impl Swim {
         self.trouble(now, from, trouble);
     }
 
-    fn same_name(&mut self, now: Now, at: SocketAddr) {
-        let name = self.own().id.name.clone();
-        self.trouble(now, at, Trouble::SameName { name, at });
-    }
-
     fn send(&mut self, now: Now, to: SocketAddr, kind: Kind, payload: &[u8]) {
         let bytes = self.seal.seal(now.wall, kind, payload);
         self.effects.push_back(MembershipEffect::Send { to, bytes });
-    }
-
-    fn opened(&mut self, now: Now, from: SocketAddr, opened: &Opened) -> Result<(), CodecError> {
-        let by = i128::from(opened.wall) - i128::from(now.wall);
-        let refused = by.unsigned_abs() > u128::from(MAX_CLOCK_OFF_MS);
-        match opened.kind {
-            Kind::Gossip => {
-                let packet = Packet::parse(&opened.payload)?;
-                let node = &packet.header.src.0.id;
-                // What waited while we were paused is old by our own fault.
-                let waited = by < 0 && self.doubt.reads_old(now.monotonic);
-                if by.unsigned_abs() > u128::from(CLOCK_OFF_MS) && !waited && *node != self.own().id {
-                    let node = node.clone();
-                    let by = i64::try_from(by).unwrap_or(if by < 0 { i64::MIN } else { i64::MAX });
-                    self.trouble(now, from, Trouble::ClockOff { node, by, refused });
-                }
-                if !refused {
-                    self.packet(now, packet)?;
-                }
-            }
-            _ if refused => {}
-            Kind::Superseded => self.superseded(now, &decode("word of a later life", &opened.payload)?),
-            Kind::Item => self.learn(&decode("item", &opened.payload)?),
-        }
-        Ok(())
-    }
-
-    fn learn(&mut self, item: &Item) {
-        if item.node().name == self.own().id.name || !self.roster.learn(item) {
-            return;
-        }
-        if let Item::Head { node, head } = item {
-            let (node, head) = (node.clone(), *head);
-            self.effects.push_back(MembershipEffect::Head { node, head });
-        }
-    }
-
-    fn packet(&mut self, now: Now, mut packet: Packet<'_>) -> Result<(), CodecError> {
-        let own = self.foca.identity().clone();
-        let source = packet.header.src.clone();
-        if source.name() == own.name() {
-            // From our own address it is from an earlier life, or our own word come back.
-            if source.0.mesh != own.0.mesh {
-                self.same_name(now, source.0.mesh);
-                self.tell_namesake(now, source.0.mesh, &own.0);
-            }
-            return Ok(());
-        }
-        if let Some(word) = self.outranked(&source) {
-            if word.alive && word.by.mesh != source.0.mesh {
-                self.tell_namesake(now, word.by.mesh, &source.0);
-            }
-            self.send(now, source.0.mesh, Kind::Superseded, &encode(&word));
-            return Ok(());
-        }
-        // Who joins knows our address and not our name, and puts its own there.
-        if packet.header.message == Message::Announce && packet.header.dst.name() == source.name() {
-            packet.header.dst = own.clone();
-        }
-        for (member, _) in packet.members.iter().flatten() {
-            let other = member.id();
-            let namesake = other.name() == own.name() && other.0.mesh != own.0.mesh;
-            if namesake && other.outranks(&own) && member.state() != State::Down {
-                self.same_name(now, other.0.mesh);
-            }
-        }
-        // foca would declare a namesake down in our view and all that listen to us: the later life stands, not ours.
-        if let Some(members) = &mut packet.members {
-            members.retain(|(member, _)| member.id().name() != own.name() || *member.id() == own);
-        }
-        let roster = &mut self.roster;
-        let items = &mut packet.items;
-        items.retain(|(item, _)| item.node().name != *own.name() && roster.learn(item));
-        let probed = match &packet.header.message {
-            Message::Ack(_) => Some(&source),
-            Message::ForwardedAck { origin, .. } => Some(origin),
-            _ => None,
-        };
-        if let (Some((name, answered)), Some(probed)) = (&mut self.probe, probed) {
-            *answered |= name == probed.name();
-        }
-        let taken = self.foca.handle_data(&packet.encode(), &mut self.outbox);
-        for (item, _) in packet.items {
-            if let Item::Head { node, head } = item {
-                self.effects.push_back(MembershipEffect::Head { node, head });
-            }
-        }
-        taken.map_err(|error| CodecError::Malformed {
-            what: "packet",
-            reason: error.to_string(),
-        })
-    }
-
-    /// Who bears the name of this node rather than this life of it.
-    fn outranked(&self, source: &Identity) -> Option<Superseded> {
-        let (by, alive) = match self.roster.get(source.name()) {
-            Some(peer) => (Identity(peer.clone()), true),
-            None => {
-                let mut known = self.foca.iter_membership_state();
-                (
-                    known.find(|member| member.id().name() == source.name())?.id().clone(),
-                    false,
-                )
-            }
-        };
-        by.outranks(source).then_some(Superseded { by: by.0, alive })
-    }
-
-    fn tell_namesake(&mut self, now: Now, to: SocketAddr, of: &Peer) {
-        if self.said.admit(now.monotonic, TOLD_NAMESAKE, to) {
-            let word = Superseded {
-                by: of.clone(),
-                alive: true,
-            };
-            self.send(now, to, Kind::Superseded, &encode(&word));
-        }
-    }
-
-    fn superseded(&mut self, now: Now, word: &Superseded) {
-        let own = self.foca.identity().clone();
-        let by = Identity(word.by.clone());
-        if by.name() != own.name() {
-            return;
-        }
-        if word.alive && by.0.mesh != own.0.mesh {
-            self.same_name(now, by.0.mesh);
-            return;
-        }
-        // Our own earlier life had a higher generation: its record was lost, or the clock went back.
-        let next = by.outranks(&own).then(|| own.after(by.0.id.generation)).flatten();
-        if let Some(next) = next {
-            // It only fails for the identity that we have.
-            let _same = self.foca.change_identity(next, &mut self.outbox);
-            self.renewed(now);
-        }
-    }
-
-    fn renewed(&mut self, now: Now) {
-        self.insist = Some(now.monotonic + INSIST);
-        let node = self.own().id.clone();
-        self.effects.push_back(MembershipEffect::Renewed(node));
-        self.spread_head();
     }
 
     fn spread_head(&mut self) {
@@ -309,23 +176,20 @@ impl Swim {
         for one in &said {
             match one {
                 OwnedNotification::Rejoin(_) => self.renewed(now),
-                OwnedNotification::Active => self.insist = None,
+                OwnedNotification::Active => {
+                    self.insist = None;
+                    self.begin_catch_up(now);
+                }
                 _ => {}
             }
         }
         let before = self.effects.len();
         self.roster.follow(said, &mut self.effects);
-        let came = self.effects.range(before..).filter_map(|effect| match effect {
-            MembershipEffect::Up(peer) => Some(peer.mesh),
-            _ => None,
-        });
-        // The gossip tells a head once; who comes later has missed it.
-        let came: Vec<SocketAddr> = came.collect();
         if let Some(head) = self.head {
             let node = self.own().id.clone();
-            let item = encode(&Item::Head { node, head });
-            came.into_iter().for_each(|to| self.send(now, to, Kind::Item, &item));
+            self.greet(now, before, &encode(&Item::Head { node, head }));
         }
+        self.ask(now);
         let size_class = pace::size_class(self.foca.num_members() + 1);
         if size_class != self.size_class && !self.left {
             self.size_class = size_class;
@@ -351,7 +215,22 @@ impl Swim {
                 self.probe = Some((probed_id.name().clone(), false));
                 self.doubt.stretch(after)
             }
-            Timer::ProbeRandomMember(_) | Timer::ChangeSuspectToDown { .. } => self.doubt.stretch(after),
+            Timer::ProbeRandomMember(_) => self.doubt.stretch(after),
+            Timer::ChangeSuspectToDown {
+                member_id, incarnation, ..
+            } => {
+                let after = self.doubt.stretch(after);
+                let known = self
+                    .suspects
+                    .iter()
+                    .any(|suspect| (&suspect.0, suspect.1) == (member_id, *incarnation));
+                if !known {
+                    let until = now.monotonic + after;
+                    self.suspects.push((member_id.clone(), *incarnation, until));
+                    self.accuse(now);
+                }
+                after
+            }
             Timer::PeriodicGossip(_) => {
                 self.gossip = Some(timer.clone());
                 self.parked = false;
@@ -362,14 +241,38 @@ impl Swim {
         self.timers.set(now.monotonic + after, timer);
     }
 
-    fn serve(&mut self, timer: Timer<Identity>) {
+    /// Tells those whom we suspect so, and asks for an answer: foca leaves it to the gossip to come by them, and if it
+    /// does not, a node is declared down that never had the chance to object. (Lifeguard's "buddy system".)
+    fn accuse(&mut self, now: Now) {
+        self.suspects.retain(|(.., until)| *until > now.monotonic);
+        for (suspect, incarnation, _) in self.suspects.clone() {
+            let accusation = Packet::accusation(self.foca.identity(), &suspect, incarnation);
+            self.send(now, suspect.0.mesh, Kind::Gossip, &accusation);
+        }
+    }
+
+    fn is_suspect(&self, identity: &Identity, incarnation: Incarnation) -> bool {
+        let mut known = self.foca.iter_membership_state();
+        known.any(|member| {
+            let same = member.id() == identity && member.incarnation() == incarnation;
+            same && member.state() == State::Suspect
+        })
+    }
+
+    fn serve(&mut self, now: Now, timer: Timer<Identity>) {
         match &timer {
             Timer::PeriodicGossip(_) if self.gossip.as_ref() != Some(&timer) => return,
             Timer::PeriodicGossip(_) if !self.has_news() => {
                 self.parked = true;
                 return;
             }
+            // foca 2.0 declares nobody down who has objected, but tells even those that they are, and so makes each of
+            // them take a new generation.
+            Timer::ChangeSuspectToDown {
+                member_id, incarnation, ..
+            } if !self.is_suspect(member_id, *incarnation) => return,
             Timer::ProbeRandomMember(_) => {
+                self.accuse(now);
                 if let Some((name, answered)) = self.probe.take() {
                     self.doubt.probed(name, answered);
                 }
@@ -406,7 +309,7 @@ impl Membership for Swim {
         let mut served = false;
         while let Some(timer) = self.timers.due(now.monotonic) {
             served = true;
-            self.serve(timer);
+            self.serve(now, timer);
             self.settle(now);
         }
         if served {
@@ -416,12 +319,13 @@ impl Membership for Swim {
             self.insist = (self.foca.num_members() > 0).then_some(now.monotonic + INSIST);
             // It only fails when a packet cannot hold a header.
             let _told = self.foca.gossip(&mut self.outbox);
-            self.settle(now);
         }
+        self.settle(now);
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        [self.timers.next(), self.insist].into_iter().flatten().min()
+        let ask_at = self.catch_up.as_ref().map(|catch_up| catch_up.ask_at);
+        [self.timers.next(), self.insist, ask_at].into_iter().flatten().min()
     }
 
     fn join(&mut self, now: Now, seeds: &[SocketAddr]) {
@@ -456,6 +360,7 @@ impl Membership for Swim {
         self.settle(now);
         self.timers.clear();
         self.insist = None;
+        self.catch_up = None;
     }
 
     fn set_head(&mut self, now: Now, head: Head) {

@@ -79,8 +79,8 @@ pub enum Trouble {
 /// The time in which the same is said once.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Different things remembered as said. What comes beyond that within [`QUIET`] is not said at all: addresses are easily
-/// forged, and the first 64 tell the story.
+/// Different things remembered as said. What comes beyond that within [`QUIET`] is not said at all: addresses are
+/// easily forged, and the first 64 tell the story.
 const MAX_SAID: usize = 64;
 
 /// What has been said lately, and of whom.

@@ -28,6 +28,21 @@ fn nodes_that_know_one_address_come_to_know_all() {
 }
 
 #[test]
+fn a_newcomer_soon_knows_more_nodes_than_one_datagram_holds() {
+    let mut network = Network::grid(13, 120, true);
+    network.start(120, |_| {});
+    assert!(network.run_until(SECOND * 3, |network| network.nodes[120].view.len() == 120));
+    network.run(SECOND * 30);
+    assert!(
+        network
+            .nodes
+            .iter()
+            .flat_map(|node| &node.log)
+            .all(|(_, effect)| !matches!(effect, MembershipEffect::Trouble(_)))
+    );
+}
+
+#[test]
 fn a_join_that_gets_lost_is_tried_again() {
     let mut network = Network::new(2);
     network.loss = 1.0;

@@ -1,5 +1,5 @@
-//! A network of nodes in virtual time: one queue of events, all randomness from one seed. Shared by the tests here and by
-//! `examples/gossip_at_scale.rs`; what both need of the crate comes from `super::api`.
+//! A network of nodes in virtual time: one queue of events, all randomness from one seed. Shared by the tests here and
+//! by `examples/gossip_at_scale.rs`; what both need of the crate comes from `super::api`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
