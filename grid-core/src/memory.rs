@@ -47,6 +47,11 @@ impl MemoryLedger {
         self.budget
     }
 
+    /// Changes the budget. What is reserved stays, also where that is more: nothing new is reserved until it is less.
+    pub fn set_budget(&mut self, budget: u64) {
+        self.budget = budget;
+    }
+
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
         self.reserved

@@ -11,6 +11,7 @@ use crate::loading::bound_kept_memory;
 
 mod check;
 mod run;
+mod status;
 
 /// Exit code of a config or a repository that is wrong, so that scripts can tell it from a crash.
 const INVALID: u8 = 2;
@@ -29,6 +30,17 @@ enum Command {
         /// The config file.
         config: PathBuf,
     },
+    /// Prints what a node knows of its grid.
+    Status {
+        /// Where the node's HTTP is, or its config file.
+        #[arg(default_value = "127.0.0.1:8000")]
+        node: String,
+        /// Prints it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a cluster key, for the `grid.key_file` of every node of a grid.
+    Key,
     /// Checks a config file and its model repositories, and says what would be served.
     Check {
         /// The config file.
@@ -41,8 +53,18 @@ pub fn main() -> ExitCode {
     bound_kept_memory();
     match Arguments::parse().command {
         Command::Run { config } => with_config(&config, run::run),
+        Command::Status { node, json } => status::status(&node, json),
+        Command::Key => key(),
         Command::Check { config } => with_config(&config, check::check),
     }
+}
+
+/// Prints a new cluster key. Whoever has it can join the grid and do anything in it.
+fn key() -> ExitCode {
+    let key: [u8; 32] = rand::random();
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("{digits}");
+    ExitCode::SUCCESS
 }
 
 fn with_config(path: &Path, command: fn(&Path, NodeConfig) -> ExitCode) -> ExitCode {

@@ -165,7 +165,6 @@ impl Joined {
             },
             kept: ready.kept,
             supervisor: bringing.supervisor,
-            loader: bringing.options.loader.clone(),
             routes: Arc::clone(&bringing.options.routes),
             store: Arc::clone(&store),
             peers,

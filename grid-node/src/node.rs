@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::actors::{
-    Catalog, InGrid, Rescan, RouterOptions, Routes, Sessions, ShardSupervisor, Stop, SupervisorOptions,
+    Catalog, InGrid, Rescan, RouterOptions, Routes, Sessions, SetCapacity, ShardSupervisor, Stop, SupervisorOptions,
 };
 use crate::compute::Pool;
 use crate::gateway::{self, Exported, Gateway, grpc};
@@ -111,6 +111,10 @@ enum Order {
     /// Tells when the first load has ended.
     Loaded(oneshot::Sender<Vec<String>>),
     Rescan(oneshot::Sender<Vec<String>>),
+    Capacity {
+        memory: u64,
+        compute: Option<u32>,
+    },
     Stop,
 }
 
@@ -245,6 +249,17 @@ impl Node {
         waited_for(self.loaded_later().blocking_recv())
     }
 
+    /// Takes over what of a config can change while a node runs: its memory budget and, in a grid, its speed.
+    pub fn reconfigure(&self, config: &NodeConfig) {
+        let memory = memory_bytes(config);
+        if memory != self.budget.usage().0 {
+            info!(bytes = memory, "the memory budget changes");
+            self.budget.set(memory);
+        }
+        let compute = config.grid.compute;
+        let _ = self.orders.send(Order::Capacity { memory, compute });
+    }
+
     /// Looks at the repositories again, and returns when all is loaded and unloaded that they ask for, with what went
     /// wrong. Blocks.
     pub fn rescan(&self) -> Vec<String> {
@@ -282,8 +297,12 @@ impl Node {
 
 /// What models may take on a node with this configuration.
 pub(crate) fn memory_budget(config: &NodeConfig) -> MemoryBudget {
+    MemoryBudget::new(memory_bytes(config))
+}
+
+fn memory_bytes(config: &NodeConfig) -> u64 {
     let of_machine = || Some(memory_limit()? / 100 * DEFAULT_BUDGET_PERCENT);
-    MemoryBudget::new(config.memory.budget.or_else(of_machine).unwrap_or(u64::MAX))
+    config.memory.budget.or_else(of_machine).unwrap_or(u64::MAX)
 }
 
 fn waited_for(problems: Result<Vec<String>, oneshot::error::RecvError>) -> Vec<String> {
@@ -415,6 +434,12 @@ async fn run(
                 actix::spawn(async move {
                     let _ = reply.send(catalog.send(Rescan).await.unwrap_or_default());
                 });
+            }
+            Order::Capacity { memory, compute } => {
+                if let Some(joined) = &joined {
+                    let memory = Some(memory);
+                    joined.actor.do_send(SetCapacity { memory, compute });
+                }
             }
             Order::Stop => {
                 if let Some(joined) = &joined {

@@ -15,7 +15,7 @@ pub struct ClusterKey([u8; 32]);
 
 /// Text that is not a cluster key. It does not show the text, which may be most of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a cluster key of 64 hexadecimal digits, such as `openssl rand -hex 32` prints, found {length} bytes{}",
+#[error("expected a cluster key of 64 hexadecimal digits, such as `grid-node key` prints, found {length} bytes{}",
     if *.length == 64 { ", not all of them such digits" } else { "" })]
 pub struct InvalidKey {
     /// How long the text is.

@@ -311,7 +311,7 @@ impl ModelRoute {
 
 /// A model version on other nodes.
 #[derive(Clone, Debug)]
-pub struct Elsewhere {
+pub(crate) struct Elsewhere {
     /// How it would be served if this node had no replica of it.
     pub route: VersionRoute,
     /// The version that a request gets which names none, by its manifest.

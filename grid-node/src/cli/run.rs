@@ -43,13 +43,21 @@ pub(super) fn run(path: &Path, config: NodeConfig) -> ExitCode {
     if let Some(address) = node.grpc_address() {
         println!("node {name} listening on grpc://{address}");
     }
+    if let Some(address) = node.mesh_address() {
+        let grid = &node.config().grid;
+        let advertised = grid.advertise.unwrap_or(address);
+        println!(
+            "node {name} is one of the grid {}: others reach it at {advertised}, by TCP and UDP",
+            grid.name
+        );
+    }
     for line in node.runtimes() {
         println!("  {line}");
     }
     if let Some(runtime) = &node.config().runtime.prefer {
         println!("  models run in {runtime} unless their manifests name another: `runtime.prefer`");
     }
-    serve(node, signals);
+    serve(path, node, signals);
     ExitCode::SUCCESS
 }
 
@@ -113,12 +121,20 @@ impl Signals {
 }
 
 /// Answers to signals until one ends the node, while models are loaded too.
-fn serve(node: Node, mut signals: Signals) {
+fn serve(path: &Path, node: Node, mut signals: Signals) {
     let mut looks = FuturesUnordered::from_iter([node.loaded_later()]);
     loop {
         match signals.next(&mut looks) {
             Event::Rescan => {
-                info!("SIGHUP: looking at the model repositories");
+                info!("SIGHUP: reading the config and looking at the model repositories");
+                match super::read(path) {
+                    Ok(config) => node.reconfigure(&config),
+                    Err(problems) => {
+                        for problem in problems {
+                            warn!(problem, "the config is wrong and changes nothing");
+                        }
+                    }
+                }
                 looks.push(node.rescan_later());
             }
             Event::Looked(problems) => print!("{}", what_is_served(&node, &problems)),

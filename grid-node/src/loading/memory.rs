@@ -47,6 +47,12 @@ impl MemoryBudget {
         }
     }
 
+    /// Changes the budget. What is reserved stays.
+    pub fn set(&self, bytes: u64) {
+        gauge!("grid_memory_budget_bytes").set(bytes as f64);
+        self.ledger.lock().set_budget(bytes);
+    }
+
     /// Bytes of the budget, and how many of them are reserved.
     pub fn usage(&self) -> (u64, u64) {
         let ledger = self.ledger.lock();

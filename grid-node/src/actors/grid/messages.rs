@@ -17,7 +17,7 @@ use crate::loading::Plan;
 /// Another node's agent asks.
 #[derive(Debug, Message)]
 #[rtype(result = "Answer")]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Who.
     pub from: NodeId,
     /// What.
@@ -37,7 +37,7 @@ impl Handler<Asked> for GridActor {
 /// A repository of this node holds this. Answers with what the grid serves instead, where that is another content.
 #[derive(Debug, Message)]
 #[rtype(result = "Option<Deployment>")]
-pub struct Found {
+pub(crate) struct Found {
     /// What is loaded from it.
     pub plan: Arc<Plan>,
     /// What there is to know for placing it.
@@ -63,7 +63,7 @@ impl Handler<Found> for GridActor {
 /// Somebody asks that this be served, whatever was said before.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Deployed {
+pub(crate) struct Deployed {
     /// What is loaded.
     pub plan: Arc<Plan>,
     /// What there is to know for placing it.
@@ -86,7 +86,7 @@ impl Handler<Deployed> for GridActor {
 /// Somebody asks that this be served no more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct TakeBack(pub ModelId);
+pub(crate) struct TakeBack(pub ModelId);
 
 impl Handler<TakeBack> for GridActor {
     type Result = ();

@@ -31,12 +31,13 @@ use tracing::{info, warn};
 
 use crate::actors::routes::Routes;
 use crate::actors::shard_supervisor::ShardSupervisor;
-use crate::loading::{Loader, Plan};
+use crate::loading::Plan;
 use crate::mesh::{Peers, since_start};
 use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 pub use kept::{Kept, KeptError};
-pub use messages::{Asked, Deployed, Found, Leave, SetCapacity, Status, TakeBack};
+pub use messages::{Leave, SetCapacity, Status};
+pub(crate) use messages::{Asked, Deployed, Found, TakeBack};
 pub use status::{GridStatus, Move, NodeStatus, ReplicaStatus, ShardStatus, TroubleStatus};
 
 use elsewhere::Elsewheres;
@@ -54,7 +55,6 @@ pub(crate) struct GridOptions {
     pub(crate) capacity: Capacity,
     pub(crate) kept: Kept,
     pub(crate) supervisor: Addr<ShardSupervisor>,
-    pub(crate) loader: Loader,
     pub(crate) routes: Arc<Routes>,
     pub(crate) store: Arc<ArtifactStore>,
     pub(crate) peers: Peers,
@@ -76,7 +76,6 @@ pub struct GridActor {
     membership: Swim,
     kept: Kept,
     supervisor: Addr<ShardSupervisor>,
-    loader: Loader,
     routes: Arc<Routes>,
     store: Arc<ArtifactStore>,
     peers: Peers,
@@ -145,7 +144,6 @@ impl GridActor {
             membership,
             kept: options.kept,
             supervisor: options.supervisor,
-            loader: options.loader,
             routes: options.routes,
             store: options.store,
             peers: options.peers,

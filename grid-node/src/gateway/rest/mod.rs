@@ -2,6 +2,7 @@
 
 pub mod codec;
 mod config;
+mod grid;
 mod health;
 mod infer;
 mod metadata;
@@ -25,6 +26,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             web::post().to(infer::infer),
         )
         .route("/v2", web::get().to(metadata::server))
+        .route("/v2/grid", web::get().to(grid::status))
+        .route("/v2/grid/capacity", web::post().to(grid::capacity))
         .route("/v2/health/live", web::get().to(health::live))
         .route("/v2/health/ready", web::get().to(health::ready))
         .route("/v2/models/stats", web::get().to(statistics::all))
@@ -110,7 +113,7 @@ fn cut_to(text: &str, chars: usize) -> Cow<'_, str> {
 
 pub(super) async fn no_such_path(request: HttpRequest) -> HttpResponse {
     // The paths of the table above exist under other methods, which is what most people got wrong who come here.
-    let known = "/v2, /v2/health/{live,ready}, /v2/models/NAME[/versions/N][/infer|/stream], /v2/repository/index, /metrics, /pages/voice";
+    let known = "/v2, /v2/grid, /v2/health/{live,ready}, /v2/models/NAME[/versions/N][/infer|/stream], /v2/repository/index, /metrics, /pages/voice";
     let path: String = request.path().chars().take(200).collect();
     message(404, &format!("no {} {path} here; there is {known}", request.method()))
 }
