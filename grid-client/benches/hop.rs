@@ -52,7 +52,7 @@ fn main() -> Result<()> {
                 rows.add(small, large);
             }
         }
-        Result::Ok(())
+        Ok::<_, Box<dyn Error + Send + Sync>>(())
     })?;
     rows.print();
     Ok(())
@@ -67,7 +67,7 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// Serves one connection on a thread of its own; where.
-fn serve<F: Future<Output = Result<()>>>(service: fn(TcpStream) -> F) -> Result<SocketAddr> {
+fn serve<F: Future<Output = Result<()>> + 'static>(service: fn(TcpStream) -> F) -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
