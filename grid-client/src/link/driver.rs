@@ -156,6 +156,7 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.close(Closed::Dropped, None);
+        self.shared.out.lock().release();
     }
 }
 

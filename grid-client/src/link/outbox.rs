@@ -302,6 +302,11 @@ impl Outbox {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
+    /// Lets go of the connection, which handles of the link would otherwise keep open after its end.
+    pub(super) fn release(&mut self) {
+        self.io = Box::new(tokio::io::sink());
+    }
+
     /// Writes until nothing can be written.
     ///
     /// # Errors
