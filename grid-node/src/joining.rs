@@ -83,10 +83,17 @@ impl Ready {
 fn read_key(settings: &GridSettings) -> Result<ClusterKey, StartError> {
     let wrong = |key, reason| StartError::Grid { key, reason };
     if let Some(key) = &settings.key {
-        return key.expose().trim().parse().map_err(|error| wrong("grid.key", format!("{error}")));
+        return key
+            .expose()
+            .trim()
+            .parse()
+            .map_err(|error| wrong("grid.key", format!("{error}")));
     }
     let Some(path) = &settings.key_file else {
-        return Err(wrong("grid.key_file", "expected a file with the cluster key".to_owned()));
+        return Err(wrong(
+            "grid.key_file",
+            "expected a file with the cluster key".to_owned(),
+        ));
     };
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| wrong("grid.key_file", format!("{}: {error}", path.display())))?;

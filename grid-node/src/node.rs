@@ -171,7 +171,11 @@ impl Node {
                 system.block_on(run(
                     options,
                     shared,
-                    Listeners { http, grpc, grid: ready },
+                    Listeners {
+                        http,
+                        grpc,
+                        grid: ready,
+                    },
                     prometheus,
                     queue,
                     report,

@@ -118,6 +118,7 @@ impl Bed {
             // A lane is served by whichever pool is told of it; the node's own one sleeps.
             pool: Pool::start(available_cores())?,
             place: 0,
+            retries: Arc::default(),
         };
         let router = system.block_on(async { RouterHandle::start(options) });
         let tensor = Tensor::from_values([1, 16].into(), &[1.0_f32; 16])?;

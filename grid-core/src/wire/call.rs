@@ -19,8 +19,6 @@ use crate::sequence::{SequenceId, Token};
 pub enum Call {
     /// One agent asks another; for nodes only. Answered with [`Reply::Agent`].
     Agent {
-        /// Who asks.
-        from: NodeId,
         /// Who is asked: a node that lives another life has not heard it.
         to: NodeId,
         /// What.

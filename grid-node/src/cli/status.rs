@@ -92,7 +92,12 @@ fn shown(body: &[u8], json: bool) -> Result<String, String> {
         return Ok(format!("{status:#}\n"));
     }
     let mut text = String::new();
-    let _ = writeln!(text, "grid {}, as node {} knows it\n", word(&status["grid"]), word(&status["node"]));
+    let _ = writeln!(
+        text,
+        "grid {}, as node {} knows it\n",
+        word(&status["grid"]),
+        word(&status["node"])
+    );
     let nodes = rows(&status["nodes"], |node| {
         let state = match node["down_seconds"].as_u64() {
             Some(seconds) => format!("{} for {seconds} s", word(&node["state"])),
@@ -109,7 +114,11 @@ fn shown(body: &[u8], json: bool) -> Result<String, String> {
             word(&node["mesh"]),
         ]
     });
-    table(&mut text, &["NODE", "STATE", "ZONE", "MEMORY", "REPLICAS", "HTTP", "MESH"], &nodes);
+    table(
+        &mut text,
+        &["NODE", "STATE", "ZONE", "MEMORY", "REPLICAS", "HTTP", "MESH"],
+        &nodes,
+    );
     let shards = rows(&status["shards"], |shard| {
         let replicas = shard["replicas"].as_array().into_iter().flatten();
         let replicas = replicas.map(|replica| {
@@ -119,7 +128,9 @@ fn shown(body: &[u8], json: bool) -> Result<String, String> {
                 Some(in_flight) => format!("{node} {state} ({in_flight} in flight)"),
             }
         });
-        let wanted = shard["wanted"].as_u64().map_or("every node".to_owned(), |wanted| wanted.to_string());
+        let wanted = shard["wanted"]
+            .as_u64()
+            .map_or("every node".to_owned(), |wanted| wanted.to_string());
         vec![
             format!("{} {}", word(&shard["model"]), word(&shard["version"])),
             wanted,
@@ -156,7 +167,9 @@ fn word(value: &Value) -> String {
 fn bytes(value: &Value) -> String {
     let bytes = value.as_u64().unwrap_or(0);
     // Rounded to what a person reads.
-    let unit = [1u64 << 40, 1 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes >= 10 * unit);
+    let unit = [1u64 << 40, 1 << 30, 1 << 20, 1 << 10]
+        .into_iter()
+        .find(|unit| bytes >= 10 * unit);
     ByteSize(unit.map_or(bytes, |unit| bytes / unit * unit)).to_string()
 }
 

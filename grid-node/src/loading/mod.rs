@@ -16,8 +16,8 @@ use grid_core::model::{ModelId, StackAxes};
 use grid_core::tensor::Tensor;
 use tracing::{info, warn};
 
-pub(crate) use made_up::initial_states;
 pub use loader::{LoadFailed, Loader};
+pub(crate) use made_up::initial_states;
 pub use memory::{HeldMemory, MemoryBudget, Reservation};
 pub use system::{
     available_cores, bound_kept_memory, compute_threads, memory_limit, resident_bytes, return_free_memory,

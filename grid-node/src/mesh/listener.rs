@@ -45,7 +45,11 @@ impl Mesh {
     }
 
     /// Begins to answer on links that others open. `answerer` is called on each thread.
-    pub(crate) fn serve(&self, options: MeshOptions, answerer: impl Fn() -> Answerer + Clone + Send + 'static) -> std::io::Result<()> {
+    pub(crate) fn serve(
+        &self,
+        options: MeshOptions,
+        answerer: impl Fn() -> Answerer + Clone + Send + 'static,
+    ) -> std::io::Result<()> {
         options.listener.set_nonblocking(true)?;
         let threads: Vec<_> = self
             .arbiters

@@ -206,7 +206,12 @@ impl Peer {
     }
 
     /// One call with one reply, over the link for requests.
-    pub(crate) async fn call(&self, call: &Call, body: Vec<Buffer>, within: Duration) -> Result<(Reply, Buffer), CallError> {
+    pub(crate) async fn call(
+        &self,
+        call: &Call,
+        body: Vec<Buffer>,
+        within: Duration,
+    ) -> Result<(Reply, Buffer), CallError> {
         let link = self.link().ok_or(CallError::NoLink)?;
         reply(link.call(codec::encode(call), body, Some(within)), within).await
     }

@@ -130,7 +130,9 @@ impl Remote {
                         may_have_run,
                         load,
                     } => return remote.failed(error, may_have_run, load),
-                    Reply::NotOwner { .. } => return remote.missed(Miss::NotRun, "it does not host the model any more"),
+                    Reply::NotOwner { .. } => {
+                        return remote.missed(Miss::NotRun, "it does not host the model any more");
+                    }
                     Reply::Refused(reason) => return remote.missed(Miss::NotRun, &reason),
                     _ => return remote.missed(Miss::Lost, "its reply is of another kind"),
                 }
@@ -176,14 +178,21 @@ impl Remote {
 
     fn broke(&self, error: &ExchangeError) -> RemoteOutcome {
         // Larger than messages may be is larger than messages may be everywhere.
-        if matches!(error, ExchangeError::RequestTooLarge | ExchangeError::AnswerTooLarge { .. }) {
+        if matches!(
+            error,
+            ExchangeError::RequestTooLarge | ExchangeError::AnswerTooLarge { .. }
+        ) {
             return RemoteOutcome::Ended(Err(InferError::Invalid(format!(
                 "{} is served by node {}, and the request cannot be sent there: {error}",
                 self.model,
                 self.node()
             ))));
         }
-        let miss = if error.proves_not_run() { Miss::NotRun } else { Miss::Lost };
+        let miss = if error.proves_not_run() {
+            Miss::NotRun
+        } else {
+            Miss::Lost
+        };
         self.missed(miss, &error.to_string())
     }
 

@@ -123,17 +123,22 @@ impl Answerer {
 
     fn other(&self, call: Call, reply: Answering) {
         match call {
-            Call::Agent { from, to, ask } if to == **self.calls.node.load() => {
+            Call::Agent { to, ask } if to == **self.calls.node.load() => {
                 let actor = self.calls.actor.clone();
                 actix::spawn(async move {
-                    match actor.send(Asked { from, ask }).await {
+                    match actor.send(Asked(ask)).await {
                         Ok(answer) => send(reply, &Reply::Agent(answer), Vec::new()),
                         Err(_) => refuse(reply, "the node is stopping"),
                     }
                 });
             }
             Call::Agent { to, .. } => refuse(reply, format!("node {to} does not live any more")),
-            Call::Describe(model) => match self.router.routes().find(&model).filter(|route| !route.lanes.is_empty()) {
+            Call::Describe(model) => match self
+                .router
+                .routes()
+                .find(&model)
+                .filter(|route| !route.lanes.is_empty())
+            {
                 Some(route) => send(reply, &Reply::Description(Box::new(description(&route))), Vec::new()),
                 None => {
                     let hint = self.hint(&model);
@@ -182,11 +187,14 @@ fn read(reply: Answering, read: impl FnOnce() -> Result<(Reply, Vec<Buffer>), St
 
 /// Whatever another node says it has checked is checked again: it may be of another mind, or broken.
 fn request(route: &VersionRoute, call: &Infer, incoming: &Incoming, arrived: Instant) -> Result<Request, InferError> {
-    let inputs = message::tensors(&call.inputs, &incoming.body).map_err(|error| InferError::Invalid(error.to_string()))?;
+    let inputs =
+        message::tensors(&call.inputs, &incoming.body).map_err(|error| InferError::Invalid(error.to_string()))?;
     let specs = &route.signature.inputs;
     if inputs.len() != specs.len() {
         let (expected, found) = (specs.len(), inputs.len());
-        return Err(InferError::Invalid(format!("expected {expected} inputs, found {found}")));
+        return Err(InferError::Invalid(format!(
+            "expected {expected} inputs, found {found}"
+        )));
     }
     let named = specs.iter().map(|spec| spec.name.as_str()).zip(inputs);
     let inputs = route.signature.arrange(named, |_| None)?;
@@ -235,7 +243,10 @@ async fn in_parts(
     // What came before the last answer goes before it.
     while let Ok(outputs) = parts.try_recv() {
         let (heads, body) = laid_out(&outputs);
-        if reply.send(codec::encode(&Reply::Part { outputs: heads }), body, false).is_err() {
+        if reply
+            .send(codec::encode(&Reply::Part { outputs: heads }), body, false)
+            .is_err()
+        {
             return;
         }
     }

@@ -87,7 +87,11 @@ impl InGrid {
         let deployment = Deployment {
             content,
             size: listing.bytes(),
-            memory: plan.manifest.limits.memory.unwrap_or_else(|| estimate(plan.artifact.bytes)),
+            memory: plan
+                .manifest
+                .limits
+                .memory
+                .unwrap_or_else(|| estimate(plan.artifact.bytes)),
             replicas: plan.manifest.replicas,
             weight: plan.manifest.weight,
         };
@@ -112,7 +116,10 @@ impl InGrid {
         match self.until(&id, |state| state == Some(&ReplicaState::Ready)).await {
             true => Ok(()),
             false => Err(match self.routes.find(&id) {
-                Some(route) => format!("{id} is deployed, and not served after {SERVED_WITHIN:?}: {}", route.state.reason()),
+                Some(route) => format!(
+                    "{id} is deployed, and not served after {SERVED_WITHIN:?}: {}",
+                    route.state.reason()
+                ),
                 None => format!("{id} is deployed, and not served after {SERVED_WITHIN:?}"),
             }),
         }

@@ -17,8 +17,8 @@ use super::shard_supervisor::{Announce, ShardSupervisor};
 use crate::loading::{Loader, Plan, compute_threads};
 use crate::store::{self, FoundModel, Scan};
 
-use destination::{Destination, FoundVersion};
 pub use destination::InGrid;
+use destination::{Destination, FoundVersion};
 
 /// The catalog actor.
 pub struct Catalog {
@@ -88,8 +88,7 @@ impl Catalog {
         if self.unwanted.contains_key(name) {
             return false;
         }
-        self.wanted.contains(name)
-            || self.config.models.load.includes(name)
+        self.wanted.contains(name) || self.config.models.load.includes(name)
     }
 
     /// Announces what was found, and returns what brings the node to it, by model.

@@ -107,7 +107,9 @@ impl Bringing {
         let (store, model, content) = (Arc::clone(&self.store), self.model.clone(), self.content);
         let config = Arc::clone(&self.config);
         blocking(move || {
-            let stored = store.get(content).ok_or("its content was removed from the store meanwhile")?;
+            let stored = store
+                .get(content)
+                .ok_or("its content was removed from the store meanwhile")?;
             let found = stored
                 .found_model(&model)
                 .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use grid_client::link::LinkOptions;
-use grid_core::agent::{Agent, Answer, Ask, Effect};
+use grid_core::agent::{Ask, Effect};
 use grid_core::cluster::{Digest, NodeId};
 use grid_core::membership::{Head, Membership, MembershipEffect};
 use grid_core::model::ModelId;
@@ -96,7 +96,6 @@ impl GridActor {
     fn ask(&mut self, to: NodeId, at: std::net::SocketAddr, ask: Ask, ctx: &mut Context<Self>) {
         let peer = self.peers.meet(&to, at);
         let call = Call::Agent {
-            from: NodeId::clone(&self.node.load()),
             to: to.clone(),
             ask: ask.clone(),
         };
@@ -129,11 +128,6 @@ impl GridActor {
             this.go_on(ctx);
         });
         ctx.spawn(undeployed);
-    }
-
-    /// What this node answers to another's agent.
-    pub(super) fn answer(agent: &mut Agent, ask: &Ask) -> Answer {
-        agent.asked(now(), ask)
     }
 
     pub(super) fn publish_topology(&self) {

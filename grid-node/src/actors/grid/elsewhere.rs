@@ -52,7 +52,11 @@ impl GridActor {
             .collect();
         let mut ready: BTreeMap<ModelId, Vec<(NodeId, Digest)>> = BTreeMap::new();
         for snapshot in self.agent.view().up().filter(|node| node.name() != self.agent.name()) {
-            for replica in snapshot.replicas.iter().filter(|replica| replica.stage == ReplicaStage::Ready) {
+            for replica in snapshot
+                .replicas
+                .iter()
+                .filter(|replica| replica.stage == ReplicaStage::Ready)
+            {
                 let of_model = ready.entry(replica.model.clone()).or_default();
                 of_model.push((snapshot.node.clone(), replica.content));
             }
@@ -100,7 +104,9 @@ impl GridActor {
         }
         let is_deployed: HashSet<&ModelId> = deployed.iter().map(|(model, _)| model).collect();
         let known = &mut self.elsewhere;
-        known.remotes.retain(|place, remote| used.contains(place) || remote.in_flight() > 0);
+        known
+            .remotes
+            .retain(|place, remote| used.contains(place) || remote.in_flight() > 0);
         known.described.retain(|(model, _), _| is_deployed.contains(model));
         known.lasting.retain(|model, _| is_deployed.contains(model));
         self.routes.publish_elsewhere(elsewhere);
@@ -109,7 +115,11 @@ impl GridActor {
     fn remote(&mut self, model: &ModelId, interface: Digest, node: &NodeName) -> Option<Arc<Remote>> {
         let peer = self.peers.get(node)?;
         let place = (model.clone(), node.clone());
-        let known = self.elsewhere.remotes.get(&place).filter(|known| known.is_of(&interface, &peer));
+        let known = self
+            .elsewhere
+            .remotes
+            .get(&place)
+            .filter(|known| known.is_of(&interface, &peer));
         if let Some(known) = known {
             return Some(Arc::clone(known));
         }
@@ -177,7 +187,9 @@ impl GridActor {
                                 this.elsewhere.described.insert(place, Arc::new(described));
                                 this.routes_due = true;
                             }
-                            Err(reason) => warn!(model = %place.0, reason, "another node's description is not understood"),
+                            Err(reason) => {
+                                warn!(model = %place.0, reason, "another node's description is not understood")
+                            }
                         }
                     }
                     Ok(_) => debug!(model = %place.0, "it was not described"),

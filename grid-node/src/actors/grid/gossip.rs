@@ -129,7 +129,11 @@ impl GridActor {
             return;
         }
         self.probed = Some(since_start());
-        let own = self.agent.view().node(self.agent.name()).and_then(|node| node.snapshot.as_ref());
+        let own = self
+            .agent
+            .view()
+            .node(self.agent.name())
+            .and_then(|node| node.snapshot.as_ref());
         let own = own.map(|own| own.addresses.mesh);
         let link = self.link.load_full();
         let probe = async move {

@@ -144,7 +144,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, KeptError> {
 
 fn read_generation(path: &Path) -> Result<u64, KeptError> {
     let Some(bytes) = read(path)? else { return Ok(0) };
-    let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+    let number = std::str::from_utf8(&bytes)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     number.ok_or_else(|| KeptError::Malformed {
         path: path.to_owned(),
         expected: "a whole number".to_owned(),
@@ -186,6 +188,9 @@ mod tests {
         drop(first);
         fs::write(folder.path().join("grid/generation"), "many").unwrap();
         let error = Kept::open(folder.path(), 1).unwrap_err().to_string();
-        assert!(error.ends_with("grid/generation: expected a whole number; move the file away to start without it"), "{error}");
+        assert!(
+            error.ends_with("grid/generation: expected a whole number; move the file away to start without it"),
+            "{error}"
+        );
     }
 }

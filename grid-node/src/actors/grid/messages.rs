@@ -5,9 +5,9 @@ use std::sync::Arc;
 use actix::{Context, Handler, Message, MessageResult, ResponseFuture};
 use grid_core::agent::{Answer, Ask};
 use grid_core::catalog::Deployment;
-use grid_core::cluster::{Capacity, NodeId};
-use grid_core::model::ModelId;
+use grid_core::cluster::Capacity;
 use grid_core::membership::Membership;
+use grid_core::model::ModelId;
 use tokio::sync::oneshot;
 
 use super::status::GridStatus;
@@ -17,18 +17,13 @@ use crate::loading::Plan;
 /// Another node's agent asks.
 #[derive(Debug, Message)]
 #[rtype(result = "Answer")]
-pub(crate) struct Asked {
-    /// Who.
-    pub from: NodeId,
-    /// What.
-    pub ask: Ask,
-}
+pub(crate) struct Asked(pub(crate) Ask);
 
 impl Handler<Asked> for GridActor {
     type Result = MessageResult<Asked>;
 
-    fn handle(&mut self, asked: Asked, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = Self::answer(&mut self.agent, &asked.ask);
+    fn handle(&mut self, Asked(ask): Asked, ctx: &mut Context<Self>) -> Self::Result {
+        let answer = self.agent.asked(now(), &ask);
         self.go_on(ctx);
         MessageResult(answer)
     }
@@ -112,7 +107,11 @@ impl Handler<SetCapacity> for GridActor {
     type Result = ();
 
     fn handle(&mut self, set: SetCapacity, ctx: &mut Context<Self>) {
-        let own = self.agent.view().node(self.agent.name()).and_then(|node| node.snapshot.as_ref());
+        let own = self
+            .agent
+            .view()
+            .node(self.agent.name())
+            .and_then(|node| node.snapshot.as_ref());
         let Some(before) = own.map(|own| own.capacity) else {
             return;
         };

@@ -36,8 +36,8 @@ use crate::mesh::{Peers, since_start};
 use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 pub use kept::{Kept, KeptError};
-pub use messages::{Leave, SetCapacity, Status};
 pub(crate) use messages::{Asked, Deployed, Found, TakeBack};
+pub use messages::{Leave, SetCapacity, Status};
 pub use status::{GridStatus, Move, NodeStatus, ReplicaStatus, ShardStatus, TroubleStatus};
 
 use elsewhere::Elsewheres;
@@ -208,7 +208,12 @@ impl GridActor {
 
     /// Frees what lies in the store for nothing. What is deployed stays: others may want it from here.
     fn collect(&mut self, ctx: &mut Context<Self>) {
-        let keep: HashSet<Digest> = self.agent.catalog().deployments().map(|(_, deployed)| deployed.content).collect();
+        let keep: HashSet<Digest> = self
+            .agent
+            .catalog()
+            .deployments()
+            .map(|(_, deployed)| deployed.content)
+            .collect();
         let store = Arc::clone(&self.store);
         let unused_since = SystemTime::now() - UNUSED;
         let collected = tokio::task::spawn_blocking(move || store.collect(&keep, unused_since));

@@ -25,7 +25,10 @@ impl Troubles {
     pub(super) fn note(&mut self, text: String) {
         let (most, keep) = TROUBLES;
         let now = since_start();
-        let said = self.0.iter().any(|(at, _, other)| *other == text && *at + Duration::from_secs(30) > now);
+        let said = self
+            .0
+            .iter()
+            .any(|(at, _, other)| *other == text && *at + Duration::from_secs(30) > now);
         if !said {
             warn!(trouble = text, "in the grid");
         }
@@ -224,7 +227,11 @@ impl GridActor {
                 grpc: snapshot.and_then(|snapshot| Some(snapshot.addresses.grpc?.to_string())),
                 zone: snapshot.map(|snapshot| snapshot.zone.clone()).unwrap_or_default(),
                 memory: snapshot.map_or(0, |snapshot| snapshot.capacity.memory),
-                memory_used: replicas.iter().filter(|replica| takes(replica)).map(|replica| replica.bytes).sum(),
+                memory_used: replicas
+                    .iter()
+                    .filter(|replica| takes(replica))
+                    .map(|replica| replica.bytes)
+                    .sum(),
                 compute: snapshot.map_or(0, |snapshot| snapshot.capacity.compute),
                 linked: (node.id.name != *self.agent.name())
                     .then(|| self.peers.get(&node.id.name).is_some_and(|peer| peer.is_linked())),
@@ -311,16 +318,27 @@ impl GridActor {
                 reason,
             })
         };
-        let issued = assignment
-            .moves
-            .iter()
-            .filter_map(|issued| a_move(issued.shard, issued.from, issued.to, "under way", why(issued.reason).to_owned()));
+        let issued = assignment.moves.iter().filter_map(|issued| {
+            a_move(
+                issued.shard,
+                issued.from,
+                issued.to,
+                "under way",
+                why(issued.reason).to_owned(),
+            )
+        });
         let waiting = assignment.waiting.iter().filter_map(|waiting| {
             let reason = match waiting.reason {
                 WaitingFor::LoadingSlot => "its new node loads as many as it may already",
                 WaitingFor::Room => "another replica has to leave its new node first",
             };
-            a_move(waiting.shard, waiting.from, Some(waiting.to), "waiting", reason.to_owned())
+            a_move(
+                waiting.shard,
+                waiting.from,
+                Some(waiting.to),
+                "waiting",
+                reason.to_owned(),
+            )
         });
         let stuck = assignment
             .stuck
