@@ -448,6 +448,7 @@ async fn run(
             Order::Stop => {
                 if let Some(joined) = &joined {
                     info!("moving what this node hosts to others");
+                    standing.enter(Stage::Leaving);
                     joined.leave(config.http.drain_timeout).await;
                     joined.farewell().await;
                 }

@@ -12,6 +12,8 @@ pub enum Stage {
     Starting,
     /// It serves.
     Serving,
+    /// It serves, and others take over what it hosts.
+    Leaving,
     /// It finishes what it accepted.
     Draining,
 }
@@ -30,6 +32,7 @@ impl Standing {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Starting,
             1 => Stage::Serving,
+            2 => Stage::Leaving,
             _ => Stage::Draining,
         }
     }

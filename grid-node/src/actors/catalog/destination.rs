@@ -18,6 +18,9 @@ use crate::store::artifacts::ArtifactStore;
 /// How long a load waits until the model is served by anybody.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long it waits on after a node could not load it.
+const SERVED_ELSEWHERE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the catalog of a node has that is one of a grid: what it finds is deployed in the grid, which decides where it is
 /// loaded.
 #[derive(Clone)]
@@ -67,7 +70,8 @@ impl Destination {
             Self::Here(supervisor) => drop(supervisor.send(Undeploy { id, forget }).await),
             Self::Grid(grid) => {
                 let _ = grid.actor.send(TakeBack(id.clone())).await;
-                grid.until(&id, |state| state != Some(&ReplicaState::Ready)).await;
+                let is_gone = |state: Option<&ReplicaState>| state != Some(&ReplicaState::Ready);
+                grid.until(&id, SERVED_WITHIN, is_gone).await;
             }
         }
     }
@@ -113,20 +117,22 @@ impl InGrid {
                 ));
             }
         }
-        match self.until(&id, |state| state == Some(&ReplicaState::Ready)).await {
-            true => Ok(()),
-            false => Err(match self.routes.find(&id) {
-                Some(route) => format!(
-                    "{id} is deployed, and not served after {SERVED_WITHIN:?}: {}",
-                    route.state.reason()
-                ),
-                None => format!("{id} is deployed, and not served after {SERVED_WITHIN:?}"),
-            }),
+        let is_ready = |state: Option<&ReplicaState>| state == Some(&ReplicaState::Ready);
+        let has_failed = |state: Option<&ReplicaState>| matches!(state, Some(ReplicaState::Failed(_)));
+        let ended = |state: Option<&ReplicaState>| is_ready(state) || has_failed(state);
+        // What failed on one node is tried on another.
+        if self.until(&id, SERVED_WITHIN, ended).await && self.until(&id, SERVED_ELSEWHERE_WITHIN, is_ready).await {
+            return Ok(());
+        }
+        match self.routes.find(&id).map(|route| route.state.clone()) {
+            Some(ReplicaState::Failed(reason)) => Err(reason),
+            Some(state) => Err(format!("{id} is deployed and not served yet: {}", state.reason())),
+            None => Err(format!("{id} is deployed and not served yet")),
         }
     }
 
     /// Waits until the state of a version is one that is waited for; whether it came to that in time.
-    async fn until(&self, id: &ModelId, holds: impl Fn(Option<&ReplicaState>) -> bool) -> bool {
+    async fn until(&self, id: &ModelId, within: Duration, holds: impl Fn(Option<&ReplicaState>) -> bool) -> bool {
         let waits = async {
             let mut changes = self.routes.watch();
             loop {
@@ -140,6 +146,6 @@ impl InGrid {
                 }
             }
         };
-        tokio::time::timeout(SERVED_WITHIN, waits).await.is_ok()
+        tokio::time::timeout(within, waits).await.is_ok()
     }
 }

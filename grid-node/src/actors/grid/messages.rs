@@ -128,7 +128,8 @@ impl Handler<SetCapacity> for GridActor {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Leave {
-    /// Whether it says farewell at once, and waits for nobody.
+    /// Whether it says farewell at once, and waits for nobody. Its links to others stay: requests that it has may need
+    /// them.
     pub now: bool,
 }
 
@@ -139,7 +140,6 @@ impl Handler<Leave> for GridActor {
         if leave.now {
             self.membership.leave(now());
             self.go_on(ctx);
-            self.peers.close();
             return Box::pin(std::future::ready(()));
         }
         let (left, waits) = oneshot::channel();

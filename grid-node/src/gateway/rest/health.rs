@@ -17,6 +17,7 @@ pub(super) async fn ready(worker: web::Data<Worker>) -> HttpResponse {
     match worker.shared.standing.stage() {
         Stage::Serving => HttpResponse::Ok().finish(),
         Stage::Starting => message(503, "the node is loading its models"),
+        Stage::Leaving => message(503, "the node is leaving its grid"),
         Stage::Draining => message(503, "the node is draining"),
     }
 }
