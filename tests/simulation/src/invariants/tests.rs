@@ -1,0 +1,1 @@
+//! The invariants find what they are there to find.
