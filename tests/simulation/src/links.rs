@@ -13,7 +13,7 @@ use grid_core::cluster::{ClusterKey, Digest, GridName};
 use grid_core::tensor::Buffer;
 use grid_core::wire::handshake::Peer;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::freeze::{Freezer, Task};
@@ -83,7 +83,15 @@ impl Spawner {
     }
 }
 
-type Slot = Rc<Mutex<Option<Link>>>;
+/// What there is of a link to one address.
+#[derive(Debug, Default)]
+struct Known {
+    link: Option<Link>,
+    /// When none came about, so that not everybody who asks waits for one in vain.
+    failed: Option<Instant>,
+}
+
+type Slot = Rc<Mutex<Known>>;
 
 /// The links that one end has opened: one to each address, made when it is needed.
 #[derive(Debug)]
@@ -111,17 +119,22 @@ impl Pool {
     /// An open link to this address.
     async fn link(&self, to: SocketAddr) -> Option<Link> {
         let slot = Rc::clone(self.slots.borrow_mut().entry(to).or_default());
-        let mut slot = slot.lock().await;
-        if let Some(link) = slot.as_ref().filter(|link| link.is_open()) {
+        let mut known = slot.lock().await;
+        if let Some(link) = known.link.as_ref().filter(|link| link.is_open()) {
             return Some(link.clone());
         }
-        *slot = None;
+        known.link = None;
+        if known.failed.is_some_and(|failed| Instant::now() < failed + CONNECT) {
+            return None;
+        }
+        known.failed = Some(Instant::now() + CONNECT);
         let stream = timeout(CONNECT, TcpStream::connect(to)).await.ok()?.ok()?;
         let options = options(self.identity.borrow().clone());
         let made = timeout(CONNECT, connect_serving(stream.into_split(), &options, NoService));
         let (link, driver) = made.await.ok()?.ok()?;
         self.spawner.spawn(async move { drop(driver.await) });
-        *slot = Some(link.clone());
+        known.failed = None;
+        known.link = Some(link.clone());
         Some(link)
     }
 
@@ -136,7 +149,8 @@ impl Pool {
         body: Vec<Buffer>,
         patience: Duration,
     ) -> Result<Incoming, ExchangeError> {
-        let Some(link) = self.link(to).await else {
+        // Others may be waiting for the same link.
+        let Ok(Some(link)) = timeout(patience, self.link(to)).await else {
             return Err(ExchangeError::NotSent(Closed::ByPeer));
         };
         let mut exchange = link.call(head, body, Some(patience));
@@ -151,7 +165,7 @@ impl Pool {
     pub fn close(&self, to: SocketAddr) {
         let slot = self.slots.borrow_mut().remove(&to);
         if let Some(link) = slot.as_ref().and_then(|slot| slot.try_lock().ok())
-            && let Some(link) = link.as_ref()
+            && let Some(link) = &link.link
         {
             link.close();
         }

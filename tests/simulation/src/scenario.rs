@@ -140,7 +140,8 @@ impl fmt::Display for Report {
         for mind in &self.minds {
             writeln!(f, "{mind}")?;
         }
-        for violation in &self.violations {
+        // Of a hundred alike, the first tell the story.
+        for violation in self.violations.iter().take(6) {
             writeln!(f, "seed {}: {violation}", self.seed)?;
         }
         Ok(())
