@@ -337,18 +337,19 @@ impl Run<'_> {
             Fault::Loss(part) => self.world.loss.set(*part),
             Fault::Delay(most) => self.sim.set_max_message_latency(Duration::from_millis(*most)),
             Fault::Partition(side) => self.partition(side),
-            Fault::Heal => self.heal(),
+            Fault::Heal => self.heal(None),
             Fault::Crash(node) | Fault::PowerCut(node) => {
                 if let Some(machine) = self.running(*node) {
                     if matches!(fault, Fault::PowerCut(_)) {
-                        self.isolate(*node);
+                        self.isolate(&machine);
                     }
                     self.stop(&machine);
                 }
             }
             Fault::Restart(node) => {
-                self.heal();
-                self.restart(&self.machine(*node));
+                let machine = self.machine(*node);
+                self.heal(Some(&machine.name));
+                self.restart(&machine);
             }
             Fault::Freeze(node) => self.machine(*node).freezer.freeze(),
             Fault::Thaw(node) => self.machine(*node).freezer.thaw(),
@@ -387,29 +388,44 @@ impl Run<'_> {
         }
     }
 
+    /// Nothing goes between these nodes and the others. What TCP has sent arrives when the partition is over, as TCP sends
+    /// it again until it does; turmoil would lose it and break the connection for good. Datagrams are lost.
     fn partition(&self, side: &[usize]) {
         let machines = self.world.machines.borrow();
         let (here, there): (Vec<usize>, Vec<usize>) = (0..machines.len()).partition(|index| side.contains(index));
         for near in &here {
             for far in &there {
-                self.sim
-                    .partition(machines[*near].name.as_str(), machines[*far].name.as_str());
+                let (near, far) = (&machines[*near].name, &machines[*far].name);
+                self.sim.hold(near.as_str(), far.as_str());
+                self.world.cuts.borrow_mut().insert((near.clone(), far.clone()));
             }
         }
     }
 
-    /// Nothing goes to a machine or comes from it, clients included.
-    fn isolate(&self, index: usize) {
-        self.partition(&[index]);
-        self.sim.partition(self.machine(index).name.as_str(), client::HOST);
+    /// Nothing goes to a machine or comes from it any more, clients included, and nothing ever will of what was sent.
+    fn isolate(&self, machine: &Machine) {
+        self.sim.partition(machine.name.as_str(), client::HOST);
+        for other in self.machines(|other| other.name != machine.name) {
+            self.sim.partition(machine.name.as_str(), other.name.as_str());
+        }
     }
 
-    fn heal(&self) {
+    /// Joins the ways between all nodes again, or those of one.
+    fn heal(&self, only: Option<&NodeName>) {
+        let concerns = |name: &NodeName| only.is_none_or(|only| only == name);
+        self.world
+            .cuts
+            .borrow_mut()
+            .retain(|(near, far)| !concerns(near) && !concerns(far));
         let machines = self.world.machines.borrow();
         for (index, near) in machines.iter().enumerate() {
-            self.sim.repair(near.name.as_str(), client::HOST);
+            if concerns(&near.name) {
+                self.sim.release(near.name.as_str(), client::HOST);
+            }
             for far in &machines[index + 1..] {
-                self.sim.repair(near.name.as_str(), far.name.as_str());
+                if concerns(&near.name) || concerns(&far.name) {
+                    self.sim.release(near.name.as_str(), far.name.as_str());
+                }
             }
         }
     }
@@ -418,7 +434,7 @@ impl Run<'_> {
     fn make_well(&mut self) {
         self.world.loss.set(0.0);
         self.sim.set_max_message_latency(Duration::from_millis(DELAY));
-        self.heal();
+        self.heal(None);
         for machine in self.machines(|_| true) {
             machine.slow.set(1);
             machine.failing.set(0);

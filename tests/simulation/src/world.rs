@@ -1,7 +1,7 @@
 //! What all of a simulation shares: the seed's randomness, the history, and the machines that nodes run on.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use grid_core::catalog::{Deployment, Entry};
@@ -110,14 +110,14 @@ pub struct World {
     pub machines: RefCell<Vec<Rc<Machine>>>,
     /// The part of datagrams that is lost.
     pub loss: Cell<f64>,
+    /// Between whom all datagrams are lost.
+    pub cuts: RefCell<BTreeSet<(NodeName, NodeName)>>,
     /// Models that clients ask for.
     pub asked_for: RefCell<Vec<ModelId>>,
     /// Whether clients go on making requests.
     pub is_open: Cell<bool>,
     /// Clients ask once more where the answer says that it may help.
     pub clients_retry: Cell<bool>,
-    /// Sizes that each deployment's content takes; it is all that is simulated of a content.
-    pub sizes: RefCell<BTreeMap<Digest, u64>>,
     requests: Cell<u64>,
 }
 
@@ -130,10 +130,10 @@ impl World {
             history: RefCell::default(),
             machines: RefCell::default(),
             loss: Cell::new(0.0),
+            cuts: RefCell::default(),
             asked_for: RefCell::default(),
             is_open: Cell::new(false),
             clients_retry: Cell::new(true),
-            sizes: RefCell::default(),
             requests: Cell::new(0),
         }
     }
@@ -173,6 +173,13 @@ impl World {
     /// Whether something happens that does so in this part of all cases.
     pub fn happens(&self, part: f64) -> bool {
         part > 0.0 && self.rng.borrow_mut().random_bool(part)
+    }
+
+    /// Whether a datagram on this way is lost.
+    pub fn is_lost(&self, from: &NodeName, to: &NodeName) -> bool {
+        let cuts = self.cuts.borrow();
+        let is_cut = cuts.contains(&(from.clone(), to.clone())) || cuts.contains(&(to.clone(), from.clone()));
+        is_cut || self.happens(self.loss.get())
     }
 
     /// The number of a new request.

@@ -87,7 +87,8 @@ impl Node {
         match effect {
             MembershipEffect::Send { to, bytes } => {
                 self.0.datagrams.set(self.0.datagrams.get() + 1);
-                if !self.0.world.happens(self.0.world.loss.get()) {
+                let name = turmoil::reverse_lookup(to.ip()).and_then(|name| name.parse().ok());
+                if name.is_some_and(|name| !self.0.world.is_lost(&self.0.machine.name, &name)) {
                     // A datagram that is not sent is one that is lost.
                     let _lost = self.0.socket.try_send_to(&bytes, to);
                 }

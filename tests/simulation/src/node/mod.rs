@@ -14,6 +14,7 @@ use grid_core::agent::{Agent, AgentOptions};
 use grid_core::cluster::{Addresses, Capacity, Digest, NodeId, Now, ReplicaStage, Standing};
 use grid_core::membership::{Membership, MembershipOptions, Swim};
 use grid_core::model::ReplicaCount;
+use grid_core::placement::Cause;
 use grid_core::wire::codec::encode;
 use grid_core::wire::handshake::Peer;
 use tokio::sync::{Notify, mpsc};
@@ -340,6 +341,11 @@ impl Node {
         let ready = ready.into_iter().flat_map(|snapshot| &snapshot.replicas);
         let ready = ready.filter(|replica| replica.stage == ReplicaStage::Ready);
         let assignment = core.agent.assignment();
+        // More replicas than nodes are wanted on purpose: one on each node then.
+        let no_room = assignment
+            .unplaced
+            .iter()
+            .filter(|unplaced| !matches!(unplaced.cause, Cause::NoNode { .. }));
         Belief {
             node: core.id.name.clone(),
             view: Digest::of(&encode(
@@ -352,7 +358,7 @@ impl Node {
                 .filter(|replica| core.store.serves(&replica.model, &replica.content))
                 .map(|replica| (replica.model.clone(), replica.content))
                 .collect(),
-            unplaced: assignment.unplaced.len() + assignment.waiting.len() + assignment.stuck.len(),
+            unplaced: no_room.count() + assignment.waiting.len() + assignment.stuck.len(),
             wakes: self.0.wakes.get(),
             datagrams: self.0.datagrams.get(),
             up,
