@@ -182,7 +182,11 @@ impl Handoff {
             _ => None,
         };
         // What was due has been done, or waits for a load to end, or is not this node's turn: time changes nothing of it.
-        self.replicas.values().filter_map(of_replica).filter(|at| *at > now).min()
+        self.replicas
+            .values()
+            .filter_map(of_replica)
+            .filter(|at| *at > now)
+            .min()
     }
 
     /// A node asks whether this one is ready and stays. The lease, if so.

@@ -29,11 +29,13 @@ pub fn is_at_rest(scenario: &Scenario, history: &[Record], from: u64, now: u64) 
 
 /// Whether it was at rest before the last request.
 pub(super) fn came_to_rest(scenario: &Scenario, history: &[Record]) -> bool {
-    begin_of(history, Phase::End).is_some_and(|end| unrest(scenario, until(history, end), end).is_none())
+    begin_of(history, Phase::End).is_some_and(|end| unrest(scenario, until(history, Phase::End), end).is_none())
 }
 
-fn until(history: &[Record], end: u64) -> &[Record] {
-    &history[..history.partition_point(|record| record.at <= end)]
+/// What happened before a phase.
+fn until(history: &[Record], phase: Phase) -> &[Record] {
+    let begin = history.iter().position(|record| record.event == Event::Phase(phase));
+    &history[..begin.unwrap_or(history.len())]
 }
 
 /// Why the grid is not at rest.
@@ -95,7 +97,7 @@ pub(super) fn check(scenario: &Scenario, history: &[Record]) -> Vec<(u64, String
         let Some(end) = begin_of(history, phase) else {
             continue;
         };
-        if let Some(why) = unrest(scenario, until(history, end), end) {
+        if let Some(why) = unrest(scenario, until(history, phase), end) {
             violations.push((end, format!("the grid does not come to rest before {phase:?}: {why}")));
         }
     }
