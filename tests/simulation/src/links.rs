@@ -214,10 +214,8 @@ pub async fn listen(
             let options = options(identity);
             let made = timeout(CONNECT, accept_halves(stream.into_split(), &options, service));
             if let Ok(Ok((link, driver))) = made.await {
-                let mut open = inbound.borrow_mut();
-                open.retain(Link::is_open);
-                open.push(link);
-                drop(open);
+                inbound.borrow_mut().retain(Link::is_open);
+                inbound.borrow_mut().push(link);
                 driver.await;
             }
         };

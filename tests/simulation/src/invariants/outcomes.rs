@@ -13,9 +13,8 @@ pub(super) fn check(_: &Scenario, history: &[Record]) -> Vec<(u64, String)> {
     for record in history {
         match &record.event {
             Event::Sent { request, .. } => {
-                if outcomes.insert(*request, (record.at, 0)).is_some() {
-                    violations.push((record.at, format!("request {request} was sent twice")));
-                }
+                let before = outcomes.insert(*request, (record.at, 0));
+                violations.extend(before.map(|_| (record.at, format!("request {request} was sent twice"))));
             }
             Event::Outcome { request, result } => {
                 let Some((sent, count)) = outcomes.get_mut(request) else {

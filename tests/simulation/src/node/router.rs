@@ -57,7 +57,7 @@ impl Node {
             }
             let mut candidates = self.hosts_of(model);
             // Who is told to be an owner by one that knows better is tried, too.
-            candidates.extend(hints.drain(..));
+            candidates.append(&mut hints);
             candidates.sort();
             candidates.dedup();
             candidates.retain(|name| !missed.contains(name));
