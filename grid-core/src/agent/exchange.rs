@@ -15,6 +15,9 @@ pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
 /// When a question counts as unanswered, whoever carries it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// When a question that could not be carried is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Most nodes that one question names.
 const MOST_NAMES: usize = 256;
 
@@ -22,7 +25,7 @@ const MOST_NAMES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Exchange {
     compared: Duration,
-    /// Whom was asked for what, and when: the same is not asked twice.
+    /// Whom was asked for what, and until when the same is not asked again.
     pending: BTreeMap<(NodeName, Kind), Duration>,
     /// Nodes whose catalog may differ from this one.
     catalogs: BTreeSet<NodeName>,
@@ -58,7 +61,8 @@ impl Exchange {
         }
     }
 
-    pub(super) fn next_wake(&self) -> Duration {
+    /// When something is due that is not known to be missing yet.
+    pub(super) fn next_compare(&self) -> Duration {
         self.compared + COMPARE_EVERY
     }
 }
@@ -95,27 +99,44 @@ impl Agent {
         self.go_on(now);
     }
 
-    /// Pulls what is missing, and compares now and then. `entropy` chooses with whom.
-    pub(super) fn pull(&mut self, now: Now, entropy: u64) {
-        let is_over = |asked: &Duration| *asked + PATIENCE <= now.monotonic;
-        self.exchange.pending.retain(|_, asked| !is_over(asked));
-        let behind: Vec<NodeId> = self.view.behind().map(|node| node.id.clone()).collect();
-        for id in behind {
-            // Whoever says something has it.
-            let names = vec![id.name.clone()];
-            self.ask(now.monotonic, &id, Ask::Snapshots(names));
-        }
-        let up: Vec<NodeId> = self.others();
-        let catalogs = std::mem::take(&mut self.exchange.catalogs);
-        for id in up.iter().filter(|id| catalogs.contains(&id.name)) {
-            self.ask(now.monotonic, id, Ask::Entries(self.catalog.buckets().to_vec()));
-        }
-        if self.exchange.compared + COMPARE_EVERY <= now.monotonic {
+    /// Compares now and then. `entropy` chooses with whom.
+    pub(super) fn compare(&mut self, now: Now, entropy: u64) {
+        if self.exchange.next_compare() <= now.monotonic {
             self.exchange.compared = now.monotonic;
+            let up = self.others();
             if let Some(index) = usize::try_from(entropy).unwrap_or(usize::MAX).checked_rem(up.len()) {
                 self.ask_compare(now, &up[index]);
             }
         }
+    }
+
+    /// Pulls what is known to be missing, at once: routers count on news that are younger than a drain.
+    pub(super) fn pull(&mut self, now: Duration) {
+        self.exchange.pending.retain(|_, until| *until > now);
+        let behind: Vec<NodeId> = self.view.behind().map(|node| node.id.clone()).collect();
+        for id in behind {
+            // Whoever says something has it.
+            let names = vec![id.name.clone()];
+            self.ask(now, &id, Ask::Snapshots(names));
+        }
+        let catalogs = std::mem::take(&mut self.exchange.catalogs);
+        for id in self.others().iter().filter(|id| catalogs.contains(&id.name)) {
+            if !self.ask(now, id, Ask::Entries(self.catalog.buckets().to_vec())) {
+                self.exchange.catalogs.insert(id.name.clone());
+            }
+        }
+    }
+
+    /// When [`Agent::pull`] can ask again for what is missing still.
+    pub(super) fn next_pull(&self) -> Option<Duration> {
+        let is_missing = self.view.behind().next().is_some() || !self.exchange.catalogs.is_empty();
+        let until = self
+            .exchange
+            .pending
+            .values()
+            .copied()
+            .filter(|until| *until > self.now);
+        until.min().filter(|_| is_missing)
     }
 
     fn others(&self) -> Vec<NodeId> {
@@ -134,22 +155,21 @@ impl Agent {
         self.ask(now.monotonic, to, ask);
     }
 
-    pub(super) fn ask(&mut self, now: Duration, to: &NodeId, ask: Ask) {
+    /// Asks, and says whether it did: not while the same question is under way.
+    pub(super) fn ask(&mut self, now: Duration, to: &NodeId, ask: Ask) -> bool {
         let Some(&at) = self.exchange.addresses.get(&to.name) else {
-            return;
+            return false;
         };
         if let Some(kind) = Kind::of(&ask) {
             let place = (to.name.clone(), kind);
             if self.exchange.pending.contains_key(&place) {
-                return;
+                return false;
             }
-            self.exchange.pending.insert(place, now);
+            self.exchange.pending.insert(place, now + PATIENCE);
         }
-        self.effects.push_back(Effect::Ask {
-            to: to.clone(),
-            at,
-            ask,
-        });
+        let to = to.clone();
+        self.effects.push_back(Effect::Ask { to, at, ask });
+        true
     }
 
     /// What this node answers to another's question.
@@ -206,7 +226,9 @@ impl Agent {
     /// A question that was not answered: it is asked again in its time.
     pub fn unanswered(&mut self, from: &NodeId, ask: &Ask) {
         if let Some(kind) = Kind::of(ask) {
-            self.exchange.pending.remove(&(from.name.clone(), kind));
+            self.exchange
+                .pending
+                .insert((from.name.clone(), kind), self.now + AGAIN);
             if kind == Kind::Entries {
                 self.exchange.catalogs.insert(from.name.clone());
             }

@@ -135,6 +135,8 @@ pub struct Agent {
     placed_from: Option<Situation>,
     /// When the view last changed in who is there.
     unsettled_since: Duration,
+    /// The catalog was changed here, and nothing has been done about it. Not at once, as many changes come together.
+    is_stirred: bool,
     exchange: exchange::Exchange,
     effects: VecDeque<Effect>,
 }
@@ -170,6 +172,7 @@ impl Agent {
             placed_nodes: Vec::new(),
             placed_from: None,
             unsettled_since: now.monotonic,
+            is_stirred: false,
             exchange: exchange::Exchange::new(now.monotonic),
             effects: VecDeque::new(),
             options,
@@ -274,6 +277,7 @@ impl Agent {
     fn merge(&mut self, model: ModelId, entry: Entry) -> bool {
         let is_news = self.catalog.merge(model, entry);
         if is_news {
+            self.is_stirred = true;
             self.effects.push_back(Effect::Keep);
             self.publish();
         }

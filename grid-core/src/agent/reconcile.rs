@@ -28,7 +28,7 @@ impl Agent {
         self.view.forget_old(now.monotonic);
         self.catalog.forget_old(now.wall);
         self.go_on(now);
-        self.pull(now, entropy);
+        self.compare(now, entropy);
     }
 
     /// When [`Agent::tick`] is due, if nothing happens before.
@@ -43,18 +43,22 @@ impl Agent {
         let all = graces
             .chain(settled.into_iter().filter(|end| *end > self.now))
             .chain(hand_off)
-            .chain([self.exchange.next_wake()]);
+            .chain(self.next_pull())
+            .chain(self.is_stirred.then_some(self.now))
+            .chain([self.exchange.next_compare()]);
         all.min().unwrap_or(self.now)
     }
 
     pub(super) fn go_on(&mut self, now: Now) {
         self.now = now.monotonic;
+        self.is_stirred = false;
         self.publish();
         if self.is_settled() {
             self.place();
             self.hand_off();
             self.publish();
         }
+        self.pull(now.monotonic);
     }
 
     fn is_settled(&self) -> bool {

@@ -89,13 +89,18 @@ impl View {
 
     /// Membership says that a node is there.
     pub fn up_now(&mut self, id: NodeId) {
-        let known = self.nodes.entry(id.name.clone()).or_insert_with(|| KnownNode {
-            id: id.clone(),
-            standing: Standing::Up,
-            snapshot: None,
-            heard_of: 0,
+        let mut is_new = false;
+        let known = self.nodes.entry(id.name.clone()).or_insert_with(|| {
+            is_new = true;
+            KnownNode {
+                id: id.clone(),
+                standing: Standing::Up,
+                snapshot: None,
+                heard_of: 0,
+            }
         });
-        if known.id.generation > id.generation || (known.id == id && known.standing == Standing::Up) {
+        let is_known = known.id == id && known.standing == Standing::Up;
+        if known.id.generation > id.generation || (is_known && !is_new) {
             return;
         }
         if known.id != id {
@@ -208,7 +213,9 @@ mod tests {
     fn the_newest_snapshot_of_the_present_life_wins_in_whatever_order_they_come() {
         let mut view = View::new(snapshot(id("a", 1), 1));
         assert!(!view.learn(snapshot(id("b", 1), 1)), "membership has not named it");
+        let before = view.changes();
         view.up_now(id("b", 1));
+        assert_ne!(view.changes(), before, "a node that was never there before is a change");
         assert_eq!(view.behind().count(), 1);
         assert!(view.learn(snapshot(id("b", 1), 5)));
         assert!(!view.learn(snapshot(id("b", 1), 4)));

@@ -178,10 +178,15 @@ impl Handoff {
         let of_replica = |replica: &Replica| match replica.stage {
             Stage::Draining { since } => Some(since + STALENESS),
             Stage::Ready if !replica.words.is_empty() => Some(now + ASK_AGAIN),
-            _ if replica.loading.is_none() => replica.failed.as_ref().map(|failure| failure.again.max(now)),
+            _ if replica.loading.is_none() => replica.failed.as_ref().map(|failure| failure.again),
             _ => None,
         };
-        self.replicas.values().filter_map(of_replica).min()
+        // What was due has been done, or waits for a load to end, or is not this node's turn: time changes nothing of it.
+        self.replicas
+            .values()
+            .filter_map(of_replica)
+            .filter(|at| *at > now)
+            .min()
     }
 
     /// A node asks whether this one is ready and stays. The lease, if so.

@@ -134,6 +134,24 @@ fn a_new_content_is_loaded_beside_the_old_one_and_its_failure_touches_nothing() 
 }
 
 #[test]
+fn who_can_do_nothing_now_does_not_ask_to_be_woken_at_once() {
+    let mut node = ready(0);
+    let changed = intents(&[0], 1);
+    node.step(seconds(1), &changed);
+    node.step(seconds(2), &Intents::new());
+    assert_eq!(node.next_wake(seconds(2)), Some(seconds(2) + STALENESS));
+    node.step(seconds(9), &Intents::new());
+    assert_eq!(node.next_wake(seconds(9)), None, "the drain waits for the load to end");
+    let mut other = Handoff::new(name(1));
+    other.step(seconds(1), &intents(&[1], 0));
+    other.load_failed(seconds(1), &model(), content(0), "broken".to_owned());
+    other.step(seconds(2), &intents(&[0], 0));
+    assert_eq!(other.next_wake(seconds(2)), Some(seconds(6)));
+    other.step(seconds(6), &intents(&[0], 0));
+    assert_eq!(other.next_wake(seconds(6)), None, "it is another node's turn");
+}
+
+#[test]
 fn with_no_room_anywhere_who_hosts_it_goes_on() {
     let mut node = ready(0);
     assert_eq!(node.step(seconds(1), &intents(&[], 0)), []);
