@@ -44,6 +44,7 @@ pub(crate) struct Client {
     policy: Policy,
     next: usize,
     replicas: Vec<RemoteReplica>,
+    costs: Vec<u64>,
     pub(crate) pool: Pool,
     pub(crate) budget: RetryBudget,
 }
@@ -54,6 +55,7 @@ impl Client {
             policy,
             next: rng.random_range(0..servers),
             replicas: vec![RemoteReplica::default(); servers],
+            costs: Vec::new(),
             pool: Pool::new(servers),
             budget: RetryBudget::default(),
         }
@@ -104,14 +106,17 @@ impl Client {
     }
 
     /// As `attempt_among` of a node's router does for replicas on other nodes.
-    fn ours(&self, now: Nanos, there: &[usize], tried: &[usize], rng: &mut SmallRng) -> usize {
+    fn ours(&mut self, now: Nanos, there: &[usize], tried: &[usize], rng: &mut SmallRng) -> usize {
         let now = Duration::from_nanos(now);
         let known = there.iter().filter_map(|&server| self.replicas[server].service());
         let unknown = known.max().unwrap_or_default();
-        let cost = |index: usize| match tried.contains(&there[index]) {
-            true => u64::MAX,
-            false => self.replicas[there[index]].cost(now, unknown),
-        };
+        self.costs.clear();
+        self.costs
+            .extend(there.iter().map(|server| match tried.contains(server) {
+                true => u64::MAX,
+                false => self.replicas[*server].cost(now, unknown),
+            }));
+        let cost = |index: usize| self.costs[index];
         // Routers begin at different places.
         let start = self.next;
         there[choose(there.len(), start, rng.random(), cost).expect("there are servers")]

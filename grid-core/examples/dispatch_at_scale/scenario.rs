@@ -164,6 +164,12 @@ pub(crate) fn troubles() -> Vec<Scenario> {
             watched: Some((0, joins, joins + SECOND)),
             ..Scenario::new("1 new and cold", 100, 100, 1.7)
         },
+        Scenario {
+            changes: new.clone(),
+            length: joins + 13 * SECOND,
+            watched: Some((0, joins + 8 * SECOND, joins + 13 * SECOND)),
+            ..Scenario::new("1 new, 8 s later", 100, 100, 1.7)
+        },
         small("100 clients, 6 servers", 100, 6),
         small("6 clients, 6 servers", 6, 6),
         small("10 clients, 10 servers", 10, 10),
