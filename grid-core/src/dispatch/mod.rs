@@ -1,8 +1,13 @@
 //! Which replica a request goes to, and whether its queue takes it.
 //!
 //! The cost of a replica is the time until it would have served one more request: `(in flight + 1) × service time ÷
-//! capacity`. Of few candidates the cheapest is taken; of many the cheaper of two random ones, because many routers that
-//! all see the same cheapest replica would rush to it together (Mitzenmacher 2001).
+//! capacity`. The cheapest is taken.
+//!
+//! Not the cheaper of two random ones (Mitzenmacher 2001): that keeps many routers from rushing together to what all see
+//! as the cheapest, but here each knows replicas by the answers to its own requests alone, so each sees another one as the
+//! cheapest. And the answers that are fresh enough to be worth something are few: two random replicas rarely have one.
+//! `examples/dispatch_at_scale` compares: of 100 replicas at 1.7 of their allocation, the 99th percentile was six times as
+//! long with two.
 
 pub mod remote;
 pub mod retry;
@@ -24,34 +29,50 @@ impl Load {
     /// Time until one more request would be served, in nanoseconds. `unknown` stands for a service time that is not known
     /// yet: the longest of its siblings, so that a replica that has just started does not draw all requests to itself.
     pub fn cost(&self, unknown: Duration) -> u64 {
-        let service = self.service.unwrap_or(unknown);
-        let service = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let waiting = self.in_flight as u64 + 1;
-        waiting.saturating_mul(service).saturating_mul(100) / u64::from(self.capacity.max(1))
+        let waiting = (self.in_flight as u64 + 1).saturating_mul(THOUSAND);
+        cost_of(waiting, self.service.unwrap_or(unknown), self.capacity)
     }
 }
 
-/// Up to this many candidates all are looked at: a look costs a few nanoseconds, and two random ones of so few would
-/// often be the same or miss an idle one.
-pub const LOOK_AT_ALL: usize = 8;
+/// Averages of requests are counted in thousandths of one.
+const THOUSAND: u64 = 1000;
 
-/// The candidate to send to; `None` if there is none. `start` is where a router begins to look, and so decides ties: a
-/// router that always begins at its own place keeps to replicas whose memory is warm in its cache. `entropy` is used
-/// among many candidates only.
+/// Time until `waiting` thousandths of a request are served, in nanoseconds.
+fn cost_of(waiting: u64, service: Duration, capacity: u32) -> u64 {
+    let service = u64::try_from(service.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let cost = u128::from(waiting) * u128::from(service) / u128::from(THOUSAND / 100 * u64::from(capacity.max(1)));
+    u64::try_from(cost).unwrap_or(u64::MAX)
+}
+
+/// Of so many usable candidates the cheapest is found; more are not looked at. A look costs some ten nanoseconds, and a
+/// request that goes to another node some ten thousand.
+pub const LOOK_AT_ALL: usize = 128;
+
+/// The cheapest candidate; `None` if there is none. `start` is where a router begins to look, and so decides ties: a
+/// router that always begins at its own place keeps to replicas whose memory is warm in its cache. Of more than
+/// [`LOOK_AT_ALL`] candidates, `entropy` decides which are looked at. Those that cost `u64::MAX` cannot be used and are
+/// passed over: where few are left, one of these is found.
 pub fn choose(candidates: usize, start: usize, entropy: u64, cost: impl Fn(usize) -> u64) -> Option<usize> {
-    match candidates {
-        0 => None,
-        1 => Some(0),
-        count if count <= LOOK_AT_ALL => (0..count)
-            .map(|step| (start + step) % count)
-            .min_by_key(|&index| cost(index)),
-        count => {
-            // The two halves of the entropy give two different candidates.
-            let first = (entropy >> 32) as usize % count;
-            let second = (first + 1 + (entropy & 0xffff_ffff) as usize % (count - 1)) % count;
-            Some(if cost(second) < cost(first) { second } else { first })
+    if candidates <= 1 {
+        return candidates.checked_sub(1);
+    }
+    let start = match candidates <= LOOK_AT_ALL {
+        true => start % candidates,
+        false => (entropy % candidates as u64) as usize,
+    };
+    let mut best = (u64::MAX, start);
+    let mut usable = 0;
+    for index in (start..candidates).chain(0..start) {
+        let cost = cost(index);
+        if cost < best.0 {
+            best = (cost, index);
+        }
+        usable += usize::from(cost < u64::MAX);
+        if usable == LOOK_AT_ALL {
+            break;
         }
     }
+    Some(best.1)
 }
 
 /// The next value of an exponentially weighted moving average with weight 1/8, the one of TCP's round-trip time
@@ -94,8 +115,17 @@ mod tests {
         }
 
         #[test]
+        fn of_many_candidates_one_that_can_be_used_is_found_even_if_it_is_the_only_one(
+            count in 1usize..1000, usable: usize, start in 0usize..1000, entropy: u64,
+        ) {
+            let usable = usable % count;
+            let cost = |index| if index == usable { 7 } else { u64::MAX };
+            prop_assert_eq!(choose(count, start, entropy, cost), Some(usable));
+        }
+
+        #[test]
         fn of_many_candidates_one_is_chosen_and_never_the_dearest_of_all_when_it_stands_alone(
-            count in LOOK_AT_ALL + 1..100, dear: usize, entropy: u64,
+            count in LOOK_AT_ALL + 1..1000, dear: usize, entropy: u64,
         ) {
             let dear = dear % count;
             let chosen = choose(count, 0, entropy, |index| u64::from(index == dear)).unwrap();
