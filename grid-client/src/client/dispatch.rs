@@ -237,6 +237,6 @@ impl Dispatch {
 }
 
 /// So that requests that wait for the same thing do not all come back to it at once.
-pub(crate) fn jittered(wait: Duration) -> Duration {
+fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }

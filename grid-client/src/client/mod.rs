@@ -37,7 +37,7 @@ use routes::RouteTable;
 use topology::Trouble;
 
 /// How long a request that nobody takes waits at most before it looks again: nodes that refused it may take it by then.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A client of a grid. A clone costs a reference count; all clones share links, what is known, and one retry budget. It
 /// ends with the last clone, and with the last model, request and sequence that was made from it.

@@ -104,15 +104,12 @@ impl Peer {
 
 async fn keep(core: Arc<Core>, peer: Arc<Peer>) {
     let (mut gone, mut closed) = (peer.gone.subscribe(), core.closed.subscribe());
+    let take = || peer.state.lock().link.take();
     tokio::select! {
-        _ = gone.wait_for(|gone| *gone) => {}
-        _ = closed.wait_for(|closed| *closed) => {}
-        () = keep_while_used(&core, &peer) => return,
-    }
-    // Whoever waits for an answer on it hears at once that none comes.
-    let link = peer.state.lock().link.take();
-    if let Some(link) = link {
-        link.close();
+        // Nodes may be wrong about one that they do not reach: what it has may still be answered.
+        _ = gone.wait_for(|gone| *gone) => take().iter().for_each(Link::go_away),
+        _ = closed.wait_for(|closed| *closed) => take().iter().for_each(Link::close),
+        () = keep_while_used(&core, &peer) => {}
     }
 }
 

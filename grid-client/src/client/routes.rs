@@ -13,10 +13,10 @@ use grid_core::model::{ModelId, ModelName, Version};
 use grid_core::tensor::Tensor;
 use grid_core::wire::call::{Call, Description, Reply, Topology};
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::peers::{Peer, ask};
-use super::{ClientError, Core, LOOK_AGAIN};
+use super::{ClientError, Core};
 use crate::replica::Replica;
 
 /// What a content looks like to requests.
@@ -222,9 +222,9 @@ impl Core {
             match described {
                 Ok(described) => drop(core.routes.lock().described.insert(place.clone(), Arc::new(described))),
                 Err(reason) => {
-                    warn!(model = %place.0, node = %link.peer().peer, reason, "a model was not described");
+                    debug!(model = %place.0, node = %link.peer().peer, reason, "a model was not described");
                     core.poll_now.notify_one();
-                    sleep(LOOK_AGAIN).await;
+                    sleep(core.options.patience / 4).await;
                 }
             }
             core.routes.lock().asked.remove(&place);

@@ -2,6 +2,9 @@
 
 use grid_core::InferError;
 use grid_core::cluster::{ClusterKey, ReplicaStage};
+use grid_core::tensor::DataType;
+use grid_core::wire::call::{Reply, Times};
+use grid_core::wire::message::TensorHead;
 use parking_lot::Mutex;
 
 use super::*;
@@ -141,6 +144,39 @@ async fn a_client_with_another_key_is_refused_at_once() {
     };
     let error = GridClient::connect([a.at.to_string()], options).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused(_)), "{error}");
+}
+
+#[tokio::test]
+async fn replies_that_make_no_sense_end_a_request_with_an_error_and_nothing_else() {
+    let grid = FakeGrid::new();
+    let asked = Count::default();
+    let counted = asked.clone();
+    let a = FakeNode::inferring(&grid, "a", move |_| match counted.add() {
+        9.. => Said::value(1.0, fake::load(1)),
+        1 => Said::only(Reply::Chunk),
+        2 => Said::only(Reply::Done {
+            outputs: vec![TensorHead {
+                data_type: DataType::Fp32,
+                shape: vec![u64::MAX],
+                bytes: u64::MAX,
+            }],
+            times: Times::default(),
+            load: fake::load(1),
+        }),
+        _ => Said::Kept(Box::new(|mut reply| {
+            reply.send(vec![255; 9], Vec::new(), true).unwrap()
+        })),
+    })
+    .await;
+    grid.ready(&[&a]);
+    let model = client_of(&[&a]).await.model("forest").await.unwrap();
+    let error = model.infer(input(0.0)).await.unwrap_err();
+    assert_eq!(asked.get(), 8, "as often as one request is sent at most");
+    assert!(
+        error.can_retry() && error.to_string().contains("makes no sense"),
+        "{error}"
+    );
+    model.infer(input(0.0)).await.unwrap();
 }
 
 #[tokio::test]
