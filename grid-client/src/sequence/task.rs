@@ -275,6 +275,8 @@ impl Task {
             Reply::Failed { error, .. } => match error {
                 InferError::Sequence { error, .. } => match error {
                     SequenceError::Unknown => Word::NotHere(No::Unknown, format!("node {node} does not have it")),
+                    // Another node has taken it over while this one was not heard of: that one has it now.
+                    SequenceError::Fenced => busy(error.to_string()),
                     SequenceError::Exists if is_second_start => Word::Exists,
                     SequenceError::OutOfOrder { expected, .. } => Word::GoBackTo(expected),
                     SequenceError::UnderWay(_) | SequenceError::Full(_) => {

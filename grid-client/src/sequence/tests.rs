@@ -203,6 +203,25 @@ async fn a_start_whose_answer_was_lost_goes_on_as_what_it_is() {
 }
 
 #[tokio::test]
+async fn a_home_that_was_fenced_off_is_left_for_the_node_that_has_the_sequence() {
+    let grid = FakeGrid::new();
+    let (a, of_a) = node(&grid, "a", |call, _| match call.number {
+        1 => told(call, 1),
+        _ => refused(call, SequenceError::Fenced),
+    })
+    .await;
+    let (b, of_b) = node(&grid, "b", |call, _| told(call, call.number)).await;
+    grid.ready(&[&a]);
+    let mut stream = start(&[&b], SequenceOptions::default()).await;
+    for _ in 1..=3 {
+        step(&mut stream).await.unwrap();
+    }
+    // It may be asked more than once until the link to the other one is open.
+    assert_eq!(numbers(&of_a)[..2], [1, 2]);
+    assert_eq!(numbers(&of_b), [2, 3]);
+}
+
+#[tokio::test]
 async fn one_of_another_client_is_not_taken_over() {
     let grid = FakeGrid::new();
     let (a, _) = node(&grid, "a", |call, _| refused(call, SequenceError::Exists)).await;
