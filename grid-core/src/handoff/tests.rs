@@ -51,7 +51,7 @@ fn a_replica_goes_when_its_new_owner_has_given_its_word_and_drains_before() {
         model: model(),
         content: content(0),
     };
-    assert_eq!(old.step(seconds(1), &moved), [ask.clone()]);
+    assert_eq!(old.step(seconds(1), &moved), std::slice::from_ref(&ask));
     assert_eq!(old.step(seconds(1), &moved), [], "it waits for the answer");
     old.word(seconds(1), &name(1), &model(), None);
     assert_eq!(old.step(seconds(2), &moved), [ask], "it asks again");
@@ -120,7 +120,7 @@ fn a_new_content_is_loaded_beside_the_old_one_and_its_failure_touches_nothing() 
         model: model(),
         content: content(1),
     };
-    assert_eq!(node.step(seconds(1), &changed), [load.clone()]);
+    assert_eq!(node.step(seconds(1), &changed), std::slice::from_ref(&load));
     node.load_failed(seconds(2), &model(), content(1), "broken".to_owned());
     assert_eq!(node.step(seconds(3), &changed), []);
     let replica = &node.replicas()[&model()];

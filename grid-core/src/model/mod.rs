@@ -1,5 +1,6 @@
 //! Models: their names, versions and signatures.
 
+pub mod made_up;
 pub mod manifest;
 mod signature;
 mod stacking;

@@ -72,7 +72,8 @@ pub struct SequenceCall {
     pub end: bool,
     /// The number of the message.
     pub number: u64,
-    /// What proves that the caller is the one that started it.
+    /// What proves that the caller is the one that started it. With the first message: the token that the sequence is to
+    /// have, drawn by the caller, so that a start whose answer was lost can be sent again; without one, the node draws it.
     pub token: Option<Token>,
     /// Names of the inputs.
     pub names: Vec<String>,
