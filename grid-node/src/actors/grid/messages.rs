@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::{Context, Handler, Message, MessageResult, ResponseFuture};
 use grid_core::agent::{Answer, Ask};
 use grid_core::catalog::Deployment;
-use grid_core::cluster::{Capacity, Digest, NodeId};
+use grid_core::cluster::{Capacity, Digest, NodeId, NodeSnapshot, ReplicaStage};
 use grid_core::model::ModelId;
 use grid_core::membership::Membership;
 use tokio::sync::oneshot;
@@ -162,6 +162,28 @@ impl Handler<Leave> for GridActor {
         Box::pin(async move {
             let _ = waits.await;
         })
+    }
+}
+
+/// Whether this node knows what its grid serves, and can pass requests for it on.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(crate) struct IsCaughtUp;
+
+impl Handler<IsCaughtUp> for GridActor {
+    type Result = bool;
+
+    fn handle(&mut self, _: IsCaughtUp, _: &mut Context<Self>) -> bool {
+        let is_served = |model: &ModelId| {
+            let ready = |node: &NodeSnapshot| {
+                let mut replicas = node.replicas.iter();
+                replicas.any(|replica| replica.model == *model && replica.stage == ReplicaStage::Ready)
+            };
+            self.agent.view().up().any(ready)
+        };
+        let is_routed = |model: &ModelId| self.routes.find(model).is_some_and(|route| route.may_serve());
+        let mut deployed = self.agent.catalog().deployments();
+        self.agent.is_settled() && deployed.all(|(model, _)| is_routed(model) || !is_served(model))
     }
 }
 

@@ -37,7 +37,7 @@ use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 pub use kept::{Kept, KeptError};
 pub use messages::{Leave, SetCapacity, Status};
-pub(crate) use messages::{Asked, Deployed, Found, Instead, TakeBack};
+pub(crate) use messages::{Asked, Deployed, Found, Instead, IsCaughtUp, TakeBack};
 pub use status::{GridStatus, Move, NodeStatus, ReplicaStatus, ShardStatus, TroubleStatus};
 
 use elsewhere::Elsewheres;
