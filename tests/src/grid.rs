@@ -216,6 +216,18 @@ impl Grid {
         }
     }
 
+    /// Waits until a node says so of its grid.
+    #[track_caller]
+    pub fn until(&self, place: usize, what: &str, holds: impl Fn(&Status) -> bool) {
+        let begun = Instant::now();
+        let mut last = self.nodes[place].status();
+        while !last.as_ref().is_ok_and(&holds) {
+            assert!(begun.elapsed() < REST, "it did not come to hold: {what}: {last:#?}\n{}", self.logs());
+            thread::sleep(BETWEEN_LOOKS);
+            last = self.nodes[place].status();
+        }
+    }
+
     /// What all nodes wrote.
     pub fn logs(&self) -> String {
         let mut text = String::new();

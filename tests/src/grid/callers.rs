@@ -310,6 +310,7 @@ impl Caller {
         while let Some(due) = self.shared.next_due() {
             let place = self.turn % self.shared.options.questions.len();
             self.turn += 1;
+            let asked = self.at;
             let (outcome, resent) = self.ask(place, due);
             let took = due.elapsed();
             if outcome.is_ok() {
@@ -322,10 +323,10 @@ impl Caller {
                 tally.failed += 1;
                 if tally.failures.len() < KEPT_FAILURES {
                     let after = self.shared.start.elapsed();
-                    let node = self.shared.options.nodes[self.at];
+                    let node = self.shared.options.nodes[asked];
                     tally
                         .failures
-                        .push(format!("after {after:?}, by {node} within {took:?}: {reason}"));
+                        .push(format!("after {after:?}, first asked of {node}, within {took:?}: {reason}"));
                 }
             }
         }

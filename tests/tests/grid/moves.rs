@@ -66,9 +66,7 @@ fn a_node_whose_memory_is_halved_hands_over_what_has_no_room() {
         let half = format!("{{\"memory\": {}}}", used / 2);
         grid.node(place).post("/v2/grid/capacity", &half);
         let fits = |status: &Status| status.node(&name).is_some_and(|node| node.memory_used <= used / 2);
-        grid_tests::embedded::eventually("it has handed over", || {
-            grid.nodes()[place].status().is_ok_and(|status| fits(&status))
-        });
+        grid.until(place, "it has handed over", fits);
     });
     assert_eq!(status.node(&name).map(|node| node.memory), Some(used / 2));
 }
@@ -85,8 +83,6 @@ fn a_changed_budget_is_taken_from_the_config_when_it_is_read_again() {
             let node = status.node(&name);
             node.is_some_and(|node| node.memory == used / 2 && node.memory_used <= used / 2)
         };
-        grid_tests::embedded::eventually("it has handed over", || {
-            grid.nodes()[place].status().is_ok_and(|status| fits(&status))
-        });
+        grid.until(place, "it has handed over", fits);
     });
 }

@@ -53,8 +53,8 @@ fn another_key_is_named_and_keeps_nodes_apart() {
 #[test]
 fn the_name_of_another_grid_is_named_and_keeps_nodes_apart() {
     let (grid, _repository) = two(|grid| grid.node(1).plan.grid = "other".to_owned());
-    names(&grid, 0, &["\"other\"", &grid.mesh(1).to_string()]);
-    names(&grid, 1, &["\"test\"", &grid.mesh(0).to_string()]);
+    names(&grid, 0, &["belongs to the grid", "other", &grid.mesh(1).to_string()]);
+    names(&grid, 1, &["belongs to the grid", "test", &grid.mesh(0).to_string()]);
     stay_apart(&grid);
 }
 
