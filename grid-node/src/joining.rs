@@ -13,7 +13,7 @@ use grid_core::wire::call::Topology;
 use grid_core::wire::handshake::Peer;
 use tokio::sync::mpsc;
 
-use crate::actors::grid::{GridOptions, now};
+use crate::actors::grid::{GridOptions, IsCaughtUp, now};
 use crate::actors::{GridActor, Kept, Leave, RouterHandle, RouterOptions, ShardSupervisor, SupervisorOptions};
 use crate::loading::{available_cores, compute_threads};
 use crate::mesh::{Answerer, GridCalls, Mesh, MeshOptions, Peers, PeersOptions};
@@ -29,6 +29,12 @@ const PING: (Duration, Duration) = (Duration::from_millis(300), Duration::from_m
 
 /// How long a handshake may take: a frozen node takes connections and says nothing.
 const HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// How long a node that starts waits at most for news of its grid: a few times what it takes.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// How often it looks whether it has them.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is needed to join, bound and opened.
 pub(crate) struct Ready {
@@ -215,6 +221,18 @@ impl Joined {
     pub(crate) async fn farewell(&self) {
         let _ = self.actor.send(Leave { now: true }).await;
         self.mesh.go_away();
+    }
+}
+
+/// Waits until this node knows what its grid serves, but no longer than a grid should keep a node from serving.
+pub(crate) async fn caught_up(grid: &Addr<GridActor>) {
+    let asked = async {
+        while let Ok(false) = grid.send(IsCaughtUp).await {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    if tokio::time::timeout(CATCH_UP, asked).await.is_err() {
+        tracing::warn!(within = ?CATCH_UP, "not all that the grid serves can be reached; this node serves what it can");
     }
 }
 

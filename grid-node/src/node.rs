@@ -17,7 +17,7 @@ use crate::actors::{
 };
 use crate::compute::Pool;
 use crate::gateway::{self, Exported, Gateway, grpc};
-use crate::joining::{Bringing, Joined, Ready};
+use crate::joining::{Bringing, Joined, Ready, caught_up};
 use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
 use crate::runtime::Runtimes;
 use crate::standing::{Stage, Standing};
@@ -416,8 +416,12 @@ async fn run(
     let (loaded, first) = watch::channel(None);
     {
         let (catalog, standing, loader) = (catalog.clone(), Arc::clone(&standing), options.loader.clone());
+        let grid = joined.as_ref().map(|joined| joined.actor.clone());
         actix::spawn(async move {
             let problems = catalog.send(Rescan).await.unwrap_or_default();
+            if let Some(grid) = grid {
+                caught_up(&grid).await;
+            }
             standing.enter(Stage::Serving);
             loader.stand_back();
             loaded.send_replace(Some(problems));

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod embedded;
+pub mod grid;
 pub mod grpc_code;
 pub mod load;
 pub mod process;

@@ -40,6 +40,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct NodeCommand {
     binary: PathBuf,
+    /// The network namespace that it runs in, if not this process's own.
+    namespace: Option<String>,
     config: Config,
     environment: Vec<(OsString, Option<OsString>)>,
     ready_request: Vec<u8>,
@@ -133,6 +135,7 @@ impl NodeCommand {
         let listen = ("GRID__HTTP__LISTEN".into(), Some("127.0.0.1:0".into()));
         Self {
             binary,
+            namespace: None,
             config,
             environment: vec![listen],
             ready_request: http_request("GET", "/v2/health/ready", &[("Connection", "close")], b""),
@@ -149,6 +152,12 @@ impl NodeCommand {
     /// Takes an environment variable away that the node would inherit.
     pub fn env_remove(mut self, name: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), None));
+        self
+    }
+
+    /// Runs the node in the network namespace of that name.
+    pub fn in_namespace(mut self, name: impl Into<String>) -> Self {
+        self.namespace = Some(name.into());
         self
     }
 
@@ -207,7 +216,15 @@ impl NodeCommand {
                 file
             }
         };
-        let mut command = Command::new(&self.binary);
+        let mut command = match &self.namespace {
+            // It becomes the node, so the id of the child is the node's.
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(&self.binary);
+                command
+            }
+            None => Command::new(&self.binary),
+        };
         for (name, value) in &self.environment {
             match value {
                 Some(value) => command.env(name, value),

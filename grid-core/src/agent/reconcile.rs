@@ -61,7 +61,8 @@ impl Agent {
         self.pull(now.monotonic);
     }
 
-    fn is_settled(&self) -> bool {
+    /// Whether it knows what there is to know of those who are there, or has waited long enough for it.
+    pub fn is_settled(&self) -> bool {
         let waits_since = |since: Duration| self.now < since + SETTLING;
         let alone = self.view.up().count() <= 1;
         let waits_for_first = self.options.has_seeds && alone && waits_since(self.began);

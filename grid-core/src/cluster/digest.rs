@@ -50,7 +50,7 @@ impl FromStr for Digest {
         };
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = value(pair[0])? << 4 | value(pair[1])?;
+            *byte = (value(pair[0])? << 4) | value(pair[1])?;
         }
         Ok(Self(bytes))
     }

@@ -50,9 +50,9 @@ fn negative_log2(value: u64) -> u64 {
 
 fn mix(mut x: u64) -> u64 {
     // The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// FNV-1a, mixed.

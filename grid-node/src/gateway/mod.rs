@@ -18,6 +18,7 @@ use std::time::Duration;
 use actix::Addr;
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer, web};
+use grid_core::InferError;
 use grid_core::config::NodeConfig;
 use grid_core::dispatch::retry::RetryBudget;
 use parking_lot::Mutex;
@@ -25,10 +26,10 @@ use parking_lot::Mutex;
 use bodies::Bodies;
 pub(crate) use observe::Exported;
 
-use crate::actors::{Catalog, GridActor, RouterHandle, RouterOptions, Routes, Sessions};
+use crate::actors::{Catalog, GridActor, RouterHandle, RouterOptions, Routes, Sessions, VersionRoute};
 use crate::compute::Pool;
 use crate::loading::MemoryBudget;
-use crate::standing::Standing;
+use crate::standing::{Stage, Standing};
 use crate::telemetry::Prometheus;
 
 /// What the gateways of a node share.
@@ -47,6 +48,37 @@ pub(crate) struct Gateway {
     pub(crate) prometheus: Prometheus,
     pub(crate) exported: Exported,
 }
+
+impl Gateway {
+    /// The route of a model that is to infer.
+    ///
+    /// A node that joins a grid does not know yet what that serves, and refuses nothing that it could pass on a moment
+    /// later: until it has started, a request waits, for as long as one may that brings no deadline.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    pub(crate) async fn route(&self, name: &str, version: Option<&str>) -> Result<Arc<VersionRoute>, InferError> {
+        let resolve = || self.routes.resolve(name, version);
+        let found = resolve();
+        let waits = || self.grid.is_some() && self.standing.stage() == Stage::Starting;
+        let serves = |found: &Result<Arc<VersionRoute>, InferError>| found.as_ref().is_ok_and(|route| route.may_serve());
+        if serves(&found) || !waits() {
+            return found;
+        }
+        let served = async {
+            let mut changes = self.routes.watch();
+            while waits() && !serves(&resolve()) {
+                // The end of the start changes no route.
+                let _ = tokio::time::timeout(LOOK_AGAIN, changes.changed()).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.config.limits.timeout, served).await;
+        resolve()
+    }
+}
+
+/// How often a request that waits for the end of the start looks for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What one worker thread of the HTTP server has.
 pub(crate) struct Worker {

@@ -8,7 +8,7 @@ use grid_core::catalog::Deployment;
 use grid_core::memory::estimate;
 use grid_core::model::ModelId;
 
-use crate::actors::grid::{Deployed, Found, TakeBack};
+use crate::actors::grid::{Deployed, Found, Instead, TakeBack};
 use crate::actors::shard_supervisor::{Deploy, ShardSupervisor, Undeploy};
 use crate::actors::{GridActor, ReplicaState, Routes};
 use crate::loading::Plan;
@@ -109,12 +109,20 @@ impl InGrid {
                 plan,
                 deployment,
             };
-            if let Some(instead) = self.actor.send(found).await.map_err(stopping)? {
-                return Err(format!(
-                    "{id}: the grid serves another content of it ({:?}) that is newer than this node's; a load call deploys \
-                     this one",
-                    instead.content
-                ));
+            match self.actor.send(found).await.map_err(stopping)? {
+                None => {}
+                Some(Instead::Content(content)) => {
+                    return Err(format!(
+                        "{id}: the grid serves another content of it ({content:?}) that is newer than this node's; a load \
+                         call deploys this one"
+                    ));
+                }
+                // Nobody will serve it, so there is nothing to wait for.
+                Some(Instead::TakenBack) => {
+                    return Err(format!(
+                        "{id}: the grid unloaded it after its files were modified; a load call deploys it again"
+                    ));
+                }
             }
         }
         let is_ready = |state: Option<&ReplicaState>| state == Some(&ReplicaState::Ready);

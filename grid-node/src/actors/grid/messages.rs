@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::{Context, Handler, Message, MessageResult, ResponseFuture};
 use grid_core::agent::{Answer, Ask};
 use grid_core::catalog::Deployment;
-use grid_core::cluster::Capacity;
+use grid_core::cluster::{Capacity, Digest, NodeSnapshot, ReplicaStage};
 use grid_core::membership::Membership;
 use grid_core::model::ModelId;
 use tokio::sync::oneshot;
@@ -29,9 +29,9 @@ impl Handler<Asked> for GridActor {
     }
 }
 
-/// A repository of this node holds this. Answers with what the grid serves instead, where that is another content.
+/// A repository of this node holds this. Answers with what holds in the grid instead, where that is newer.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<Deployment>")]
+#[rtype(result = "Option<Instead>")]
 pub(crate) struct Found {
     /// What is loaded from it.
     pub plan: Arc<Plan>,
@@ -41,17 +41,29 @@ pub(crate) struct Found {
     pub modified: u64,
 }
 
+/// What holds in the grid of a version that a repository of this node holds too.
+#[derive(Debug)]
+pub(crate) enum Instead {
+    /// Another content of it.
+    Content(Digest),
+    /// It was taken back after its files were modified.
+    TakenBack,
+}
+
 impl Handler<Found> for GridActor {
-    type Result = Option<Deployment>;
+    type Result = MessageResult<Found>;
 
     fn handle(&mut self, found: Found, ctx: &mut Context<Self>) -> Self::Result {
         let model = found.plan.id.clone();
         self.repository.insert(found.deployment.content, found.plan);
         self.agent.artifacts(self.store.contents());
-        let instead = self.agent.found(now(), model, found.deployment, found.modified);
+        let other = self.agent.found(now(), model.clone(), found.deployment, found.modified);
         self.agent.tick(now(), rand::random());
         self.go_on(ctx);
-        instead
+        let entry = self.agent.catalog().get(&model);
+        let is_taken_back = entry.is_some_and(|entry| entry.deployment.is_none());
+        let instead = other.map(|other| Instead::Content(other.content));
+        MessageResult(instead.or_else(|| is_taken_back.then_some(Instead::TakenBack)))
     }
 }
 
@@ -149,6 +161,28 @@ impl Handler<Leave> for GridActor {
         Box::pin(async move {
             let _ = waits.await;
         })
+    }
+}
+
+/// Whether this node knows what its grid serves, and can pass requests for it on.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(crate) struct IsCaughtUp;
+
+impl Handler<IsCaughtUp> for GridActor {
+    type Result = bool;
+
+    fn handle(&mut self, _: IsCaughtUp, _: &mut Context<Self>) -> bool {
+        let is_served = |model: &ModelId| {
+            let ready = |node: &NodeSnapshot| {
+                let mut replicas = node.replicas.iter();
+                replicas.any(|replica| replica.model == *model && replica.stage == ReplicaStage::Ready)
+            };
+            self.agent.view().up().any(ready)
+        };
+        let is_routed = |model: &ModelId| self.routes.find(model).is_some_and(|route| route.may_serve());
+        let mut deployed = self.agent.catalog().deployments();
+        self.agent.is_settled() && deployed.all(|(model, _)| is_routed(model) || !is_served(model))
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn infer(
         model = message.model_name
     );
     let version = Some(message.model_version.as_str()).filter(|version| !version.is_empty());
-    let route = match shared.gateway.routes.resolve(&message.model_name, version) {
+    let route = match shared.gateway.route(&message.model_name, version).await {
         Ok(route) => route,
         Err(error) => {
             debug!(parent: &span, %error, "refused");

@@ -36,7 +36,7 @@ pub(super) async fn infer(request: HttpRequest, payload: web::Payload, worker: w
         trace_id = context.trace.map(|trace| format!("{:032x}", trace.trace_id)),
         model = name
     );
-    let mut response = match worker.shared.routes.resolve(name, version) {
+    let mut response = match worker.shared.route(name, version).await {
         Ok(route) => {
             let exchange = Exchange {
                 worker: &worker,

@@ -1,0 +1,93 @@
+//! Grids that are set up wrongly: each trouble is named, in the log and by the grid's status, and nothing merges.
+
+use std::time::Duration;
+
+use grid_tests::embedded::eventually;
+use grid_tests::grid::{Grid, MODELS, question, repository_of, tcp_only_to};
+use tempfile::TempDir;
+
+use crate::BINARY;
+
+/// Two nodes that run, the second of which was changed before.
+fn two(change: impl FnOnce(&mut Grid)) -> (Grid, TempDir) {
+    let repository = repository_of(&MODELS[..1]);
+    let mut grid = Grid::new(BINARY);
+    grid.plan("a", repository.path());
+    grid.plan("b", repository.path());
+    change(&mut grid);
+    grid.start_all();
+    (grid, repository)
+}
+
+/// Waits until the node names the trouble, in its log and in its status.
+#[track_caller]
+fn names(grid: &Grid, place: usize, words: &[&str]) {
+    let node = &grid.nodes()[place];
+    let has = |text: &str| words.iter().all(|word| text.contains(word));
+    eventually("the trouble is in the status", || {
+        node.status()
+            .is_ok_and(|status| status.troubles.iter().any(|trouble| has(&trouble.what)))
+    });
+    assert!(node.output().lines().any(has), "{}", node.output());
+}
+
+/// Both serve by themselves, and neither takes the other for one of its grid.
+#[track_caller]
+fn stay_apart(grid: &Grid) {
+    grid.all_answer(&question(MODELS[0]));
+    for node in grid.nodes() {
+        let status = node.status().expect("a status");
+        assert_eq!(status.nodes.len(), 1, "{status:?}");
+    }
+}
+
+#[test]
+fn another_key_is_named_and_keeps_nodes_apart() {
+    let (grid, _repository) = two(|grid| grid.node(1).plan.key = "ab".repeat(32));
+    for (place, other) in [(0, 1), (1, 0)] {
+        names(&grid, place, &["cluster key", &grid.mesh(other).to_string()]);
+    }
+    stay_apart(&grid);
+}
+
+#[test]
+fn the_name_of_another_grid_is_named_and_keeps_nodes_apart() {
+    let (grid, _repository) = two(|grid| grid.node(1).plan.grid = "other".to_owned());
+    names(&grid, 0, &["belongs to the grid", "other", &grid.mesh(1).to_string()]);
+    names(&grid, 1, &["belongs to the grid", "test", &grid.mesh(0).to_string()]);
+    stay_apart(&grid);
+}
+
+#[test]
+fn two_nodes_of_one_name_are_named_and_do_not_merge() {
+    let (grid, _repository) = two(|grid| grid.node(1).plan.name = "a".to_owned());
+    let named = |place: usize| {
+        let status = grid.nodes()[place].status();
+        status.is_ok_and(|status| {
+            status
+                .troubles
+                .iter()
+                .any(|trouble| trouble.what.contains("another node named \"a\""))
+        })
+    };
+    eventually("one of them names it", || named(0) || named(1));
+    stay_apart(&grid);
+}
+
+#[test]
+fn a_port_that_lets_no_datagram_through_is_named() {
+    let mut port = 0;
+    let (grid, _repository) = two(|grid| {
+        let only_tcp = tcp_only_to(grid.mesh(0));
+        port = only_tcp.port();
+        grid.node(0).plan.seeds.clear();
+        grid.node(1).plan.seeds = vec![only_tcp];
+    });
+    names(&grid, 1, &[&format!("UDP port {port}")]);
+    stay_apart(&grid);
+    assert!(
+        question(MODELS[0])
+            .ask(grid.addresses()[0], Duration::from_secs(10))
+            .is_ok()
+    );
+}
