@@ -222,7 +222,11 @@ impl Grid {
         let begun = Instant::now();
         let mut last = self.nodes[place].status();
         while !last.as_ref().is_ok_and(&holds) {
-            assert!(begun.elapsed() < REST, "it did not come to hold: {what}: {last:#?}\n{}", self.logs());
+            assert!(
+                begun.elapsed() < REST,
+                "it did not come to hold: {what}: {last:#?}\n{}",
+                self.logs()
+            );
             thread::sleep(BETWEEN_LOOKS);
             last = self.nodes[place].status();
         }

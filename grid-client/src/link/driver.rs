@@ -88,12 +88,16 @@ impl Driver {
             let next = match self.ping {
                 Some((sent, written)) => {
                     let until = sent + limits.pong_timeout;
-                    let taken = self.shared.out.lock().written();
+                    let (taken, has_more) = {
+                        let outbox = self.shared.out.lock();
+                        (outbox.written(), !outbox.is_drained())
+                    };
                     if heard >= sent {
                         self.ping = None;
                         heard + limits.ping_interval
-                    } else if taken > written {
-                        // It takes what is written, and the ping may lie behind that.
+                    } else if taken > written && has_more {
+                        // It takes what is written, and the ping may lie behind that. Only while more waits: the system takes
+                        // small requests for a peer that has long gone silent, and they would keep its link open for ever.
                         self.ping = Some((now, taken));
                         now + limits.pong_timeout
                     } else if now >= until {

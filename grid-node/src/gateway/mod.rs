@@ -61,7 +61,8 @@ impl Gateway {
         let resolve = || self.routes.resolve(name, version);
         let found = resolve();
         let waits = || self.grid.is_some() && self.standing.stage() == Stage::Starting;
-        let serves = |found: &Result<Arc<VersionRoute>, InferError>| found.as_ref().is_ok_and(|route| route.may_serve());
+        let serves =
+            |found: &Result<Arc<VersionRoute>, InferError>| found.as_ref().is_ok_and(|route| route.may_serve());
         if serves(&found) || !waits() {
             return found;
         }

@@ -16,8 +16,8 @@ use grid_core::model::{ModelId, StackAxes};
 use grid_core::tensor::Tensor;
 use tracing::{info, warn};
 
+pub(crate) use grid_core::model::made_up::initial_states;
 pub use loader::{LoadFailed, Loader};
-pub(crate) use made_up::initial_states;
 pub use memory::{HeldMemory, MemoryBudget, Reservation};
 pub use system::{
     available_cores, bound_kept_memory, compute_threads, memory_limit, resident_bytes, return_free_memory,
@@ -107,7 +107,7 @@ impl Plan {
         metrics::gauge!("grid_memory_estimate_error_bytes", &labels).set(error as f64);
         info!(model = %self.id.name, version = self.id.version, runtime, bytes = reservation.bytes(), "loaded");
         Ok(Loaded {
-            initial: made_up::initial_states(model.signature(), &self.manifest)?,
+            initial: initial_states(model.signature(), &self.manifest)?,
             axes: self.axes(model.as_ref()),
             model,
             runtime,

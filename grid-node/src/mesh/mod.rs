@@ -9,16 +9,22 @@ mod remote;
 mod serve;
 
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) use listener::{Mesh, MeshOptions};
 pub(crate) use peers::{Peers, PeersOptions};
 pub use remote::Remote;
 pub(crate) use remote::{RemoteAnswer, RemoteOutcome};
 pub(crate) use serve::{Answerer, GridCalls};
+use tokio::time::Instant;
+
+/// Since when this process counts the time of decisions that are handed it.
+fn start() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START
+}
 
 /// Time since this process first asked, for decisions that are handed the time.
 pub(crate) fn since_start() -> Duration {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed()
+    start().elapsed()
 }

@@ -162,6 +162,22 @@ async fn a_peer_that_answers_no_pings_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn small_requests_do_not_keep_the_link_to_a_silent_peer_open() {
+    let (link, driver, _silent) = bare(1 << 20, &options()).await;
+    let asking = async {
+        let mut exchanges = Vec::new();
+        loop {
+            exchanges.push(link.call(vec![1], vec![], None));
+            tokio::time::sleep(options().limits.pong_timeout / 10).await;
+        }
+    };
+    tokio::select! {
+        closed = driver => assert_eq!(closed, Closed::Silent(options().limits.pong_timeout)),
+        () = asking => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_link_stays_open_and_knows_its_round_trip() {
     let ends = serving(echo).await;
     assert_eq!(ends.left.round_trip(), None);

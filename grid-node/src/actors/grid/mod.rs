@@ -36,8 +36,8 @@ use crate::mesh::{Peers, since_start};
 use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 pub use kept::{Kept, KeptError};
-pub use messages::{Leave, SetCapacity, Status};
 pub(crate) use messages::{Asked, Deployed, Found, Instead, IsCaughtUp, TakeBack};
+pub use messages::{Leave, SetCapacity, Status};
 pub use status::{GridStatus, Move, NodeStatus, ReplicaStatus, ShardStatus, TroubleStatus};
 
 use elsewhere::Elsewheres;

@@ -126,9 +126,7 @@ impl Node {
 
     async fn ask(self, to: NodeId, at: SocketAddr, ask: Ask) {
         let asked = self.now().monotonic;
-        let from = self.0.core.borrow().id.clone();
         let call = Call::Agent {
-            from,
             to: to.clone(),
             ask: ask.clone(),
         };

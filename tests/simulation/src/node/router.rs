@@ -92,8 +92,9 @@ impl Node {
     fn choose(&self, model: &ModelId, candidates: &[NodeName]) -> Option<NodeName> {
         let now = self.now().monotonic;
         let entropy = self.0.world.random();
-        let core = self.0.core.borrow();
-        let cost = |index: usize| {
+        let mut core = self.0.core.borrow_mut();
+        let core = &mut *core;
+        let mut cost = |index: usize| {
             let name = &candidates[index];
             if *name == core.id.name {
                 let load = Load {
@@ -103,10 +104,11 @@ impl Node {
                 };
                 return load.cost(Duration::ZERO);
             }
-            let known = core.router.replicas.get(&(model.clone(), name.clone()));
+            let known = core.router.replicas.get_mut(&(model.clone(), name.clone()));
             known.map_or(0, |replica| replica.cost(now, Duration::ZERO))
         };
-        let chosen = choose(candidates.len(), entropy as usize % 8, entropy, cost)?;
+        let costs: Vec<u64> = (0..candidates.len()).map(&mut cost).collect();
+        let chosen = choose(candidates.len(), entropy as usize % 8, entropy, |index| costs[index])?;
         Some(candidates[chosen].clone())
     }
 
