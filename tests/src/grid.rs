@@ -222,7 +222,11 @@ impl Grid {
         let begun = Instant::now();
         let mut last = self.nodes[place].status();
         while !last.as_ref().is_ok_and(&holds) {
-            assert!(begun.elapsed() < REST, "it did not come to hold: {what}: {last:#?}\n{}", self.logs());
+            assert!(
+                begun.elapsed() < REST,
+                "it did not come to hold: {what}: {last:#?}\n{}",
+                self.logs()
+            );
             thread::sleep(BETWEEN_LOOKS);
             last = self.nodes[place].status();
         }
@@ -409,7 +413,7 @@ impl GridNode {
         // Callers know how long they wait; a node that was frozen must not give up what they still want.
         let memory = plan
             .memory
-            .map(|bytes| format!("[memory]\nbudget = {bytes}\n"))
+            .map(|bytes| format!("[memory]\nbudget = '{bytes}B'\n"))
             .unwrap_or_default();
         let text = format!(
             "[node]\nname = '{}'\ndata_dir = 'data'\n[grid]\nname = '{}'\nlisten = '{}'\nkey = '{}'\nseeds = [{}]\n\

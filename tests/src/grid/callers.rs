@@ -324,9 +324,9 @@ impl Caller {
                 if tally.failures.len() < KEPT_FAILURES {
                     let after = self.shared.start.elapsed();
                     let node = self.shared.options.nodes[asked];
-                    tally
-                        .failures
-                        .push(format!("after {after:?}, first asked of {node}, within {took:?}: {reason}"));
+                    tally.failures.push(format!(
+                        "after {after:?}, first asked of {node}, within {took:?}: {reason}"
+                    ));
                 }
             }
         }
