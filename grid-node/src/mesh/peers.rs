@@ -111,14 +111,6 @@ impl Peers {
         }
     }
 
-    /// Ends all links.
-    pub(crate) fn close(&self) {
-        self.peers.retain(|_, peer| {
-            peer.wanted.send_replace(false);
-            false
-        });
-    }
-
     /// Keeps a link open, on an arbiter of its own, as long as the peer is wanted.
     fn keep(&self, peer: Arc<Peer>, purpose: Purpose) {
         let place = peer.at.port() as usize + usize::from(purpose == Purpose::Bulk);
