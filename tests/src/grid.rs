@@ -413,7 +413,7 @@ impl GridNode {
         // Callers know how long they wait; a node that was frozen must not give up what they still want.
         let memory = plan
             .memory
-            .map(|bytes| format!("[memory]\nbudget = {bytes}\n"))
+            .map(|bytes| format!("[memory]\nbudget = '{bytes}B'\n"))
             .unwrap_or_default();
         let text = format!(
             "[node]\nname = '{}'\ndata_dir = 'data'\n[grid]\nname = '{}'\nlisten = '{}'\nkey = '{}'\nseeds = [{}]\n\

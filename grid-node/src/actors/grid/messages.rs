@@ -150,6 +150,7 @@ impl Handler<Leave> for GridActor {
 
     fn handle(&mut self, leave: Leave, ctx: &mut Context<Self>) -> Self::Result {
         if leave.now {
+            // Its links to others stay: what its own callers have sent, or send until they hear, is answered over them.
             self.membership.leave(now());
             self.go_on(ctx);
             return Box::pin(std::future::ready(()));
