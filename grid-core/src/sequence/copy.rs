@@ -1,5 +1,7 @@
 //! What the second node holds of a sequence.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Export, Token};
 use crate::cluster::NodeId;
 
@@ -24,7 +26,7 @@ impl<O, S> Delta<O, S> {
 }
 
 /// What became of a delta.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HoldAnswer {
     /// The copy is as the home was, or newer.
     Held,
@@ -43,6 +45,7 @@ pub struct SecondCopy<O, S> {
     home: NodeId,
     /// The term of the home that wrote what is in it; that of `export` is higher where another node has taken it over since.
     written: u64,
+    writer: NodeId,
     export: Export<O, S>,
     oldest: u64,
 }
@@ -51,6 +54,7 @@ impl<O: Clone, S: Clone> SecondCopy<O, S> {
     /// The first that a node hears of a sequence; `None` where that is not everything.
     pub fn begin(home: NodeId, delta: Delta<O, S>) -> Option<Self> {
         (delta.after.is_none() && delta.is_sound()).then(|| Self {
+            writer: home.clone(),
             home,
             written: delta.export.term,
             oldest: delta.oldest,
@@ -61,6 +65,7 @@ impl<O: Clone, S: Clone> SecondCopy<O, S> {
     /// What a home keeps that has handed its sequence over to another.
     pub fn of_handed_over(to: NodeId, export: Export<O, S>) -> Self {
         Self {
+            writer: to.clone(),
             home: to,
             written: export.term,
             oldest: export.done + 1 - export.kept.len() as u64,
@@ -84,7 +89,7 @@ impl<O: Clone, S: Clone> SecondCopy<O, S> {
         } else if delta.export.done < self.export.done {
             return HoldAnswer::Held;
         }
-        self.written = theirs;
+        (self.written, self.writer) = (theirs, home.clone());
         let Delta { after, oldest, export } = delta;
         let mut kept = match after {
             None => Vec::new(),
@@ -129,6 +134,11 @@ impl<O: Clone, S: Clone> SecondCopy<O, S> {
     /// The term of the home that wrote what is in it.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// That home.
+    pub fn writer(&self) -> &NodeId {
+        &self.writer
     }
 
     /// The last message in it.

@@ -94,6 +94,11 @@ impl Keeper {
         self.in_flight.is_some()
     }
 
+    /// Whether nothing is under way, and nothing left to be sent.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.is_none() && !self.touch
+    }
+
     /// The copy is sent to even where nothing is new, so that its node keeps it.
     pub fn touch(&mut self) {
         self.touch = true;
@@ -107,11 +112,16 @@ impl Keeper {
         if self.second.is_none() || !outlook.is_second_there {
             match outlook.choice {
                 Some(choice) => self.choose(choice),
-                None if outlook.is_alone => return Errand::Alone,
+                None if outlook.is_alone => {
+                    self.touch = false;
+                    return Errand::Alone;
+                }
                 None => return Errand::Wait,
             }
         }
-        let Some(second) = &self.second else { return Errand::Wait };
+        let Some(second) = &self.second else {
+            return Errand::Wait;
+        };
         if second.held == Some(done) && second.proposed.is_none() && !self.touch {
             return Errand::Rest;
         }
@@ -156,6 +166,7 @@ impl Keeper {
             }
             HoldAnswer::NeedAll => {
                 second.held = None;
+                self.touch = true;
                 None
             }
             HoldAnswer::Fenced { .. } => None,
@@ -165,6 +176,7 @@ impl Keeper {
     /// No answer came, or not enough nodes gave their word.
     pub fn unanswered(&mut self) {
         self.in_flight = None;
+        self.touch = true;
     }
 
     /// Nodes that hold a copy that is of no use any more; the caller tells them.

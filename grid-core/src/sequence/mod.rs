@@ -660,7 +660,11 @@ impl<O: Clone> Tombstone<O> {
             term: u64::MAX,
             state,
             done: self.last,
-            kept: self.kept.iter().map(|kept| (kept.outcome.clone(), kept.bytes)).collect(),
+            kept: self
+                .kept
+                .iter()
+                .map(|kept| (kept.outcome.clone(), kept.bytes))
+                .collect(),
             ended: !self.expired,
         }
     }

@@ -19,6 +19,8 @@ pub struct Ballot {
     pub by: NodeId,
     /// The term whose home wrote what it goes on with.
     pub from: u64,
+    /// That home. Two may write of one term, where one of them has not the word of more than half.
+    pub writer: NodeId,
     /// Nodes that have just said that they are not its home: what they once asked for came to nothing.
     pub deny: BTreeSet<NodeName>,
 }
@@ -41,9 +43,13 @@ impl Promise {
             Some(before) if *before == given => Ok(given),
             Some(before) if before.term >= ballot.term => Err(before.term),
             Some(before) => {
-                let is_old = before.term > ballot.from;
+                let is_old = before.term > ballot.from || (before.term == ballot.from && before.by != ballot.writer);
                 let came_to_nothing = before.by == ballot.by || ballot.deny.contains(&before.by.name);
-                if is_old && !came_to_nothing { Err(before.term) } else { Ok(given) }
+                if is_old && !came_to_nothing {
+                    Err(before.term)
+                } else {
+                    Ok(given)
+                }
             }
             None => Ok(given),
         }

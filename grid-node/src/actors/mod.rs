@@ -10,13 +10,14 @@ mod shard_supervisor;
 
 pub(crate) use catalog::plans;
 pub use catalog::{Catalog, CatalogError, InGrid, LoadModel, Rescan, UnloadModel};
-pub(crate) use router::deadline;
 pub use grid::{
     GridActor, GridStatus, Kept, KeptError, Leave, Move, NodeStatus, ReplicaStatus, SetCapacity, ShardStatus, Status,
     TroubleStatus,
 };
+pub(crate) use router::deadline;
 pub use router::{Dispatch, Router, RouterHandle, RouterOptions};
 pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot, VersionRoute};
+pub(crate) use session::Company;
 pub use session::{
     AnswerForm, Attachment, MAX_REQUEST_ID, Reader, ReaderEvents, Resumed, SequenceEvent, SequenceMessage,
     SequenceOrder, Sessions, Stamp, StepOutcome, Ticket, Told, Wanted, WantedOutput, pick,

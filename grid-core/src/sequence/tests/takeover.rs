@@ -41,6 +41,8 @@ struct World {
     homes: [Option<Home>; NODES],
     copies: [Option<SecondCopy<String, State>>; NODES],
     promises: [Option<Promise>; NODES],
+    /// The last term in which each node was the home.
+    began: [u64; NODES],
     flying: Vec<Hold>,
     sends: u64,
     /// Which send each home waits for.
@@ -106,8 +108,12 @@ impl World {
                 continue;
             }
             let is_older = |term: u64| term > ballot.from && node(voter) != ballot.by;
-            let knows_better = self.homes[voter].as_ref().is_some_and(|home| is_older(home.core.term()))
-                || self.copies[voter].as_ref().is_some_and(|copy| copy.written() > ballot.from.max(ballot.term));
+            let knows_better = self.homes[voter]
+                .as_ref()
+                .is_some_and(|home| is_older(home.core.term()))
+                || self.copies[voter]
+                    .as_ref()
+                    .is_some_and(|copy| copy.written() > ballot.from.max(ballot.term));
             if let Ok(promise) = Promise::vote(self.promises[voter].as_ref(), ballot)
                 && !knows_better
             {
@@ -140,7 +146,11 @@ impl World {
                 if let Some(Step::Run { message, state, .. }) = home.core.next_step() {
                     let state = format!("{state}{message}/");
                     let outcome = state.clone();
-                    home.core.step_ended(StepEnd::Done { state, outcome, bytes: 1 });
+                    home.core.step_ended(StepEnd::Done {
+                        state,
+                        outcome,
+                        bytes: 1,
+                    });
                 }
                 drop(home.core.deliver_to_whoever_asked());
             }
@@ -182,7 +192,10 @@ impl World {
             Event::Lose(which) if !self.flying.is_empty() => {
                 let which = which % self.flying.len();
                 let hold = self.flying.remove(which);
-                if let Some(home) = self.homes[hold.from].as_mut().filter(|_| self.awaited[hold.from] == hold.sent) {
+                if let Some(home) = self.homes[hold.from]
+                    .as_mut()
+                    .filter(|_| self.awaited[hold.from] == hold.sent)
+                {
                     home.keeper.unanswered();
                 }
             }
@@ -194,7 +207,9 @@ impl World {
 
     fn arrive(&mut self, hold: Hold, answered: bool, heard: &[bool; NODES]) {
         let (home, term) = (node(hold.from), hold.delta.export.term);
-        let fenced = self.promises[hold.to].as_ref().filter(|promise| !promise.allows(term, &home));
+        let fenced = self.promises[hold.to]
+            .as_ref()
+            .filter(|promise| !promise.allows(term, &home));
         let live = self.homes[hold.to].as_ref().filter(|home| home.core.term() >= term);
         let answer = if let Some(promise) = fenced {
             HoldAnswer::Fenced { term: promise.term() }
@@ -222,6 +237,7 @@ impl World {
                     term,
                     by: home,
                     from: hold.term,
+                    writer: node(hold.from),
                     deny: BTreeSet::new(),
                 },
                 heard,
@@ -231,6 +247,7 @@ impl World {
             self.homes[hold.from] = None;
         } else if agreed {
             if let Some((durable, term)) = home.keeper.answered(answer) {
+                self.began[hold.from] = term;
                 home.core.set_term(term);
                 home.core.made_durable(durable);
                 self.acknowledge(hold.from);
@@ -249,21 +266,40 @@ impl World {
         }
         let best = asked
             .iter()
-            .filter_map(|&other| self.copies[other].as_ref().map(|copy| ((copy.written(), copy.done()), other)))
+            .filter_map(|&other| {
+                self.copies[other]
+                    .as_ref()
+                    .map(|copy| ((copy.written(), copy.done()), other))
+            })
             .max();
         let Some((_, best)) = best else { return };
-        let promised = asked.iter().filter_map(|&other| self.promises[other].as_ref()).map(Promise::term);
+        let promised = asked
+            .iter()
+            .filter_map(|&other| self.promises[other].as_ref())
+            .map(Promise::term);
         let copy = self.copies[best].as_mut().unwrap();
-        let (from, before) = (copy.written(), copy.term());
+        let (from, before, writer) = (copy.written(), copy.term(), copy.writer().clone());
+        // Who was the home later says that this copy is an old one.
+        let began_later = |other: usize| {
+            let began = self.began[other];
+            began > from || (began == from && node(other) != writer)
+        };
+        if asked.iter().any(|&other| began_later(other)) {
+            return;
+        }
         let term = promised.max().unwrap_or(0).max(before) + 1;
-        let Some(export) = copy.take(node(who), before, term) else { return };
+        let Some(export) = copy.take(node(who), before, term) else {
+            return;
+        };
         let ballot = Ballot {
             term,
             by: node(who),
             from,
+            writer,
             deny: names.into_iter().collect(),
         };
         if self.vote(&ballot, heard) {
+            self.began[who] = term;
             self.copies[who] = self.copies[who].take().filter(|_| best != who);
             self.homes[who] = Some(Home {
                 core: Sut::import(export, LIMITS),
