@@ -62,12 +62,12 @@ impl<O: Clone, S: Clone> SecondCopy<O, S> {
         })
     }
 
-    /// What a home keeps that has handed its sequence over to another.
-    pub fn of_handed_over(to: NodeId, export: Export<O, S>) -> Self {
+    /// What a home of a term keeps that has handed its sequence over to another.
+    pub fn of_handed_over(writer: NodeId, written: u64, to: NodeId, export: Export<O, S>) -> Self {
         Self {
-            writer: to.clone(),
+            writer,
             home: to,
-            written: export.term,
+            written,
             oldest: export.done + 1 - export.kept.len() as u64,
             export,
         }

@@ -37,7 +37,8 @@ pub enum Errand {
         after: Option<u64>,
         /// In which term.
         term: u64,
-        /// Whether more than half of the nodes must give their word for this term, after the copy is there.
+        /// Whether more than half of the nodes must give their word for this term before: without it, this home is perhaps
+        /// none any more, and must overwrite no copy.
         vote: bool,
     },
 }

@@ -30,9 +30,6 @@ struct Hold {
     from: usize,
     to: usize,
     delta: Delta<String, State>,
-    vote: bool,
-    /// The term of the home when it was sent.
-    term: u64,
     sent: u64,
 }
 
@@ -57,8 +54,8 @@ enum Event {
     Step(usize),
     /// The home looks after its copy; the outlook is that of whoever it takes to be there.
     Advance(usize, [bool; NODES]),
-    /// A hold arrives; whether its answer does; who hears of the vote; whether it arrives once more, later.
-    Arrive(usize, bool, [bool; NODES], bool),
+    /// A hold arrives; whether its answer does; whether it arrives once more, later.
+    Arrive(usize, bool, bool),
     Lose(usize),
     /// A node takes over from what it sees at these; these hear of the vote.
     TakeOver(usize, [bool; NODES], [bool; NODES]),
@@ -71,8 +68,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         8 => who().prop_map(Event::Step),
         8 => (who(), some()).prop_map(|(who, seen)| Event::Advance(who, seen)),
-        10 => (any::<usize>(), prop::bool::weighted(0.8), some(), prop::bool::weighted(0.2))
-            .prop_map(|(which, answered, heard, again)| Event::Arrive(which, answered, heard, again)),
+        10 => (any::<usize>(), prop::bool::weighted(0.8), prop::bool::weighted(0.2))
+            .prop_map(|(which, answered, again)| Event::Arrive(which, answered, again)),
         1 => any::<usize>().prop_map(Event::Lose),
         3 => (who(), some(), some()).prop_map(|(who, seen, heard)| Event::TakeOver(who, seen, heard)),
     ];
@@ -168,17 +165,26 @@ impl World {
                     self.awaited[who] = self.sends;
                     let mut delta = home.core.delta(after);
                     delta.export.term = term;
+                    let ballot = Ballot {
+                        term,
+                        by: node(who),
+                        from: home.core.term(),
+                        writer: node(who),
+                        deny: BTreeSet::new(),
+                    };
+                    if vote && !self.vote(&ballot, &seen) {
+                        self.homes[who].as_mut().unwrap().keeper.unanswered();
+                        return;
+                    }
                     self.flying.push(Hold {
                         from: who,
                         to: index(&to),
                         delta,
-                        vote,
-                        term: home.core.term(),
                         sent: self.sends,
                     });
                 }
             }
-            Event::Arrive(which, answered, heard, again) => {
+            Event::Arrive(which, answered, again) => {
                 if self.flying.is_empty() {
                     return;
                 }
@@ -187,7 +193,7 @@ impl World {
                     true => self.flying[which].clone(),
                     false => self.flying.remove(which),
                 };
-                self.arrive(hold, answered, &heard);
+                self.arrive(hold, answered);
             }
             Event::Lose(which) if !self.flying.is_empty() => {
                 let which = which % self.flying.len();
@@ -205,7 +211,7 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, hold: Hold, answered: bool, heard: &[bool; NODES]) {
+    fn arrive(&mut self, hold: Hold, answered: bool) {
         let (home, term) = (node(hold.from), hold.delta.export.term);
         let fenced = self.promises[hold.to]
             .as_ref()
@@ -230,30 +236,14 @@ impl World {
         if self.awaited[hold.from] != hold.sent || !answered {
             return;
         }
-        let agreed = !hold.vote
-            || answer != HoldAnswer::Held
-            || self.vote(
-                &Ballot {
-                    term,
-                    by: home,
-                    from: hold.term,
-                    writer: node(hold.from),
-                    deny: BTreeSet::new(),
-                },
-                heard,
-            );
         let Some(home) = &mut self.homes[hold.from] else { return };
         if matches!(answer, HoldAnswer::Fenced { .. }) {
             self.homes[hold.from] = None;
-        } else if agreed {
-            if let Some((durable, term)) = home.keeper.answered(answer) {
-                self.began[hold.from] = term;
-                home.core.set_term(term);
-                home.core.made_durable(durable);
-                self.acknowledge(hold.from);
-            }
-        } else {
-            home.keeper.unanswered();
+        } else if let Some((durable, term)) = home.keeper.answered(answer) {
+            self.began[hold.from] = term;
+            home.core.set_term(term);
+            home.core.made_durable(durable);
+            self.acknowledge(hold.from);
         }
     }
 
@@ -329,16 +319,16 @@ fn a_home_that_wakes_after_a_take_over_is_fenced_by_its_second_node() {
     let all = [true; NODES];
     world.apply(Event::Step(0));
     world.apply(Event::Advance(0, all));
-    world.apply(Event::Arrive(0, true, all, false));
+    world.apply(Event::Arrive(0, true, false));
     assert_eq!(world.acknowledged, "1/");
     world.apply(Event::Step(0));
     world.apply(Event::TakeOver(2, [false, true, true, true, true], all));
     world.apply(Event::Step(2));
     world.apply(Event::Advance(0, all));
-    world.apply(Event::Arrive(0, true, all, false));
+    world.apply(Event::Arrive(0, true, false));
     assert!(world.homes[0].is_none(), "it was fenced off");
     world.apply(Event::Advance(2, [false, true, true, true, true]));
-    world.apply(Event::Arrive(0, true, all, false));
+    world.apply(Event::Arrive(0, true, false));
     assert_eq!(world.acknowledged, "1/3/");
     world.apply(Event::Crash(2));
     world.apply(Event::TakeOver(4, all, all));

@@ -181,6 +181,19 @@ impl Sessions {
             give.seen = term;
             let (label, export) = self.ask_to_give(company, &at, give).await?;
             let giver = company.peers.get(&at).map(|peer| peer.id.clone());
+            if self.is_copied(router, &label)
+                && let Some(giver) = &giver
+            {
+                // It may have given what was taken over from it meanwhile.
+                let ballot = Ballot {
+                    term: export.term,
+                    by: own.clone(),
+                    from: term,
+                    writer: giver.clone(),
+                    deny: BTreeSet::new(),
+                };
+                self.have_words(company, &wire, &ballot, label.life).await?;
+            }
             let has = giver
                 .filter(|node| company.is_there(node))
                 .map(|node| (node, export.done));
@@ -225,11 +238,7 @@ impl Sessions {
             // A home that answered has no such sequence; what anybody else asked for may still come to something.
             deny: answered,
         };
-        match self.ask_for_words(company, &wire, &ballot, label.life).await {
-            Ok(true) => {}
-            Ok(false) => return not_yet("too few nodes give their word for taking it over"),
-            Err(term) => return Err(Short::NotYet(format!("another node began term {term} of it"))),
-        }
+        self.have_words(company, &wire, &ballot, label.life).await?;
         info!(sequence = %id, from = %home, copy = %at, done, term, "a sequence was taken over");
         let holder = company.peers.get(&at).map(|peer| peer.id.clone());
         let has = holder
@@ -241,6 +250,29 @@ impl Sessions {
             self.copies.release(&wire, term);
         }
         Ok(())
+    }
+
+    async fn have_words(
+        &self,
+        company: &Company,
+        key: &SequenceKey,
+        ballot: &Ballot,
+        life: Duration,
+    ) -> Result<(), Short> {
+        match self.ask_for_words(company, key, ballot, life).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Short::NotYet("too few nodes give their word for taking it over".to_owned())),
+            Err(term) => Err(Short::NotYet(format!("another node asked for term {term} of it"))),
+        }
+    }
+
+    fn is_copied(&self, router: &RouterHandle, label: &Label) -> bool {
+        let id = ModelId {
+            name: label.key.model.clone(),
+            version: label.version,
+        };
+        let route = router.routes().find(&id);
+        route.is_none_or(|route| route.manifest.limits.are_sequences_copied())
     }
 
     /// Asks all nodes what they have of that name. Also tells whether all that are up have answered.

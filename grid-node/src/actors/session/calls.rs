@@ -72,8 +72,11 @@ impl Sessions {
         self.copies.vote(key, ballot, life)
     }
 
-    pub(super) fn keep_handed_over(&self, to: NodeId, label: Label, export: HeldExport) {
-        self.copies.keep_handed_over(&self.budget, to, label, export);
+    pub(super) fn keep_handed_over(&self, written: u64, to: NodeId, label: Label, export: HeldExport) {
+        if let Some(company) = self.company() {
+            let by = (company.own(), written);
+            self.copies.keep_handed_over(&self.budget, by, to, label, export);
+        }
     }
 
     /// The term and the actor of a sequence that lives here.

@@ -105,13 +105,20 @@ impl Copies {
     }
 
     /// This node handed a sequence over: it is its second node from now on.
-    pub(super) fn keep_handed_over(&self, budget: &MemoryBudget, to: NodeId, label: Label, export: HeldExport) {
+    pub(super) fn keep_handed_over(
+        &self,
+        budget: &MemoryBudget,
+        (writer, written): (NodeId, u64),
+        to: NodeId,
+        label: Label,
+        export: HeldExport,
+    ) {
         // Without room the new home chooses another second node.
         let Ok(memory) = budget.hold(image::bytes(&export) + OVERHEAD) else {
             return;
         };
         let held = Held {
-            copy: SecondCopy::of_handed_over(to, export),
+            copy: SecondCopy::of_handed_over(writer, written, to, export),
             touched: Instant::now(),
             memory,
             label: label.clone(),

@@ -22,7 +22,6 @@ pub(super) struct HeldOutcome {
 }
 
 /// What a second node holds.
-pub(super) type HeldDelta = Delta<HeldOutcome, Vec<Tensor>>;
 pub(super) type HeldExport = Export<HeldOutcome, Vec<Tensor>>;
 
 /// What all images of one sequence have in common.

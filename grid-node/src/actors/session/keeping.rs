@@ -117,21 +117,20 @@ impl SessionActor {
             let Some(company) = sessions.company() else {
                 return Went::Nowhere;
             };
-            match company.ask(&to.name, &call, body).await {
-                Ok((Reply::Held(HoldAnswer::Held), _)) => {}
-                Ok((Reply::Held(other), _)) => return Went::Answered(other),
-                other => {
-                    debug!(node = %to, reply = ?other.map(|(reply, _)| reply), "a copy of a sequence was not taken");
-                    return Went::Nowhere;
+            // Before the copy is sent: a home that is none any more must overwrite none.
+            if let Some(ballot) = ballot {
+                match sessions.ask_for_words(company, &key, &ballot, life).await {
+                    Ok(true) => {}
+                    Ok(false) => return Went::Nowhere,
+                    Err(term) => return Went::Answered(HoldAnswer::Fenced { term }),
                 }
             }
-            match ballot {
-                Some(ballot) => match sessions.ask_for_words(company, &key, &ballot, life).await {
-                    Ok(true) => Went::Answered(HoldAnswer::Held),
-                    Ok(false) => Went::Nowhere,
-                    Err(term) => Went::Answered(HoldAnswer::Fenced { term }),
-                },
-                None => Went::Answered(HoldAnswer::Held),
+            match company.ask(&to.name, &call, body).await {
+                Ok((Reply::Held(answer), _)) => Went::Answered(answer),
+                other => {
+                    debug!(node = %to, reply = ?other.map(|(reply, _)| reply), "a copy of a sequence was not taken");
+                    Went::Nowhere
+                }
             }
         };
         let told = told.into_actor(self).map(|went, this, ctx| this.copy_went(&went, ctx));
@@ -282,7 +281,7 @@ impl SessionActor {
                 let (label, export) = (self.label(), image::to_held(export));
                 if self.is_copied() {
                     let (sessions, kept) = (&self.sessions, export.clone());
-                    sessions.keep_handed_over(to, label.clone(), kept);
+                    sessions.keep_handed_over(self.core.term(), to, label.clone(), kept);
                 }
                 self.sessions.count("moved", &self.route.id);
                 self.tell(SequenceEvent::Fenced);
