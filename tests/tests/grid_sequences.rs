@@ -52,7 +52,9 @@ impl Trio {
                 key.display(),
                 repository.display(),
             );
-            NodeCommand::with_config_text(env!("CARGO_BIN_EXE_grid-node-under-test"), text).start().unwrap()
+            NodeCommand::with_config_text(env!("CARGO_BIN_EXE_grid-node-under-test"), text)
+                .start()
+                .unwrap()
         };
         let trio = Self {
             nodes: (0..3).map(node).collect(),
@@ -63,7 +65,10 @@ impl Trio {
             trio.nodes.iter().all(|node| {
                 let status: Option<Value> = node.get("/v2/grid").ok().and_then(|response| response.json().ok());
                 let up = status.and_then(|status| status["nodes"].as_array().map(Vec::len));
-                up == Some(3) && node.get("/v2/models/vitals/ready").is_ok_and(|response| response.status == 200)
+                up == Some(3)
+                    && node
+                        .get("/v2/models/vitals/ready")
+                        .is_ok_and(|response| response.status == 200)
             })
         });
         trio
@@ -85,7 +90,9 @@ impl Trio {
         let sample = &self.steps[number as usize - 1]["sample"];
         let input = json!({"name": "sample", "datatype": "FP32", "shape": [1, 3], "data": sample});
         let parameters = json!({"sequence_id": "bed", "sequence_number": number});
-        stream.send(&json!({"inputs": [input], "parameters": parameters})).unwrap();
+        stream
+            .send(&json!({"inputs": [input], "parameters": parameters}))
+            .unwrap();
     }
 
     /// The next output is that of this number, and what the model run in one piece gives.
@@ -97,7 +104,10 @@ impl Trio {
         let expected = self.steps[number as usize - 1]["score"].as_array().unwrap();
         for (found, expected) in score["data"].as_array().unwrap().iter().zip(expected) {
             let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
-            assert!((found - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{number}: {found} {expected}");
+            assert!(
+                (found - expected).abs() <= 1e-4 * expected.abs().max(1.0),
+                "{number}: {found} {expected}"
+            );
         }
     }
 
@@ -174,8 +184,13 @@ fn a_node_that_wakes_from_a_freeze_cannot_continue_a_session_taken_over_meanwhil
     trio.message(&mut frozen, 11);
     loop {
         let word = frozen.receive().unwrap();
-        let durable = word["parameters"]["sequence_durable"].as_u64().or(word["sequence_durable"].as_u64());
-        assert!(durable.unwrap_or(0) <= 10, "the old home says that something of it counts: {word}");
+        let durable = word["parameters"]["sequence_durable"]
+            .as_u64()
+            .or(word["sequence_durable"].as_u64());
+        assert!(
+            durable.unwrap_or(0) <= 10,
+            "the old home says that something of it counts: {word}"
+        );
         if word["type"] == "fenced" {
             break;
         }

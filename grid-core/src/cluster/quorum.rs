@@ -47,7 +47,10 @@ impl Quorum {
 
     /// Whether these are enough.
     pub fn is_reached<'a>(&self, agreeing: impl IntoIterator<Item = &'a NodeName>) -> bool {
-        let agreeing: BTreeSet<&NodeName> = agreeing.into_iter().filter(|name| self.counted.contains(*name)).collect();
+        let agreeing: BTreeSet<&NodeName> = agreeing
+            .into_iter()
+            .filter(|name| self.counted.contains(*name))
+            .collect();
         let (twice, all) = (2 * agreeing.len(), self.counted.len());
         let lowest = self.counted.first();
         twice > all || (twice == all && lowest.is_some_and(|lowest| agreeing.contains(lowest)))

@@ -261,7 +261,9 @@ impl Sessions {
     ) -> Result<(), Short> {
         match self.ask_for_words(company, key, ballot, life).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Short::NotYet("too few nodes give their word for taking it over".to_owned())),
+            Ok(false) => Err(Short::NotYet(
+                "too few nodes give their word for taking it over".to_owned(),
+            )),
             Err(term) => Err(Short::NotYet(format!("another node asked for term {term} of it"))),
         }
     }

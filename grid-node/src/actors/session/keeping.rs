@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use grid_core::InferError;
 use grid_core::cluster::NodeId;
-use grid_core::sequence::{Ballot, Errand, HoldAnswer, Outlook, SequenceError};
+use grid_core::sequence::{Ballot, Errand, HoldAnswer, Keeper, Outlook, SequenceError};
 use grid_core::wire::call::{Call, Reply};
 use grid_core::wire::sequence::{Hold, Release, Vote};
 use tokio::sync::oneshot;
@@ -257,7 +257,8 @@ impl SessionActor {
         let Some((_, since)) = &self.departure else {
             return false;
         };
-        let is_settled = self.core.is_settled() && self.awaiting.is_empty();
+        let is_copied = self.keeper.as_ref().is_none_or(Keeper::is_quiet);
+        let is_settled = self.core.is_settled() && self.awaiting.is_empty() && is_copied;
         if self.running.is_some() || !(is_settled || since.elapsed() >= SETTLE) {
             self.look_again(ctx);
             return false;
@@ -265,6 +266,29 @@ impl SessionActor {
         let Some((departure, _)) = self.departure.take() else {
             return false;
         };
+        let (to, term, reply) = match departure {
+            Departure::Given { to, term, reply } => (to, term, reply),
+            // What nobody else could go on with stays to the end.
+            Departure::Left(left) if !is_settled => {
+                let _ = left.send(());
+                return false;
+            }
+            Departure::Left(left) => return self.leave(left, ctx),
+        };
+        let Some(mut export) = self.core.export() else {
+            return false;
+        };
+        export.term = term;
+        let (label, export) = (self.label(), image::to_held(export));
+        if self.is_copied() {
+            let written = self.core.term();
+            self.sessions
+                .keep_handed_over(written, to, label.clone(), export.clone());
+        }
+        self.sessions.count("moved", &self.route.id);
+        self.tell(SequenceEvent::Fenced);
+        // Whoever asked and has gone finds the copy.
+        let _ = reply.send((label, export));
         let moves = InferError::NotReady {
             model: self.route.id.to_string(),
             reason: format!(
@@ -272,28 +296,14 @@ impl SessionActor {
                 self.id()
             ),
         };
-        match departure {
-            Departure::Given { to, term, reply } => {
-                let Some(mut export) = self.core.export() else {
-                    return false;
-                };
-                export.term = term;
-                let (label, export) = (self.label(), image::to_held(export));
-                if self.is_copied() {
-                    let (sessions, kept) = (&self.sessions, export.clone());
-                    sessions.keep_handed_over(self.core.term(), to, label.clone(), kept);
-                }
-                self.sessions.count("moved", &self.route.id);
-                self.tell(SequenceEvent::Fenced);
-                // Whoever asked and has gone finds the copy.
-                let _ = reply.send((label, export));
-            }
-            Departure::Left(left) => {
-                self.tell(SequenceEvent::Moved);
-                let _ = left.send(());
-            }
-        }
         self.drop_all(&moves, ctx);
+        true
+    }
+
+    fn leave(&mut self, left: oneshot::Sender<()>, ctx: &mut Context<Self>) -> bool {
+        self.tell(SequenceEvent::Moved);
+        let _ = left.send(());
+        self.drop_all(&super::registry::leaves(&self.route.id), ctx);
         true
     }
 }
@@ -355,6 +365,11 @@ impl Handler<Depart> for SessionActor {
             // Whoever came second asks again.
             return;
         }
+        if let Departure::Left(_) = departure
+            && !self.is_copied()
+        {
+            return;
+        }
         self.departure = Some((departure, Instant::now()));
         self.after_keeping(ctx);
     }
@@ -364,6 +379,10 @@ impl Handler<LookAround> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, _: LookAround, ctx: &mut Context<Self>) {
+        // After a freeze this is how a home without messages hears that it is none any more.
+        if let Some(keeper) = &mut self.keeper {
+            keeper.touch();
+        }
         self.after_keeping(ctx);
     }
 }
