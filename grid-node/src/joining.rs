@@ -11,10 +11,12 @@ use grid_core::cluster::{Addresses, Capacity, ClusterKey, Digest, NodeId};
 use grid_core::config::{GridSettings, NodeConfig};
 use grid_core::wire::call::Topology;
 use grid_core::wire::handshake::Peer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::actors::grid::{GridOptions, IsCaughtUp, now};
-use crate::actors::{GridActor, Kept, Leave, RouterHandle, RouterOptions, ShardSupervisor, SupervisorOptions};
+use crate::actors::{
+    Company, GridActor, Kept, Leave, RouterHandle, RouterOptions, Sessions, ShardSupervisor, SupervisorOptions,
+};
 use crate::loading::{available_cores, compute_threads};
 use crate::mesh::{Answerer, GridCalls, Mesh, MeshOptions, Peers, PeersOptions};
 use crate::node::StartError;
@@ -116,12 +118,14 @@ pub(crate) struct Bringing<'a> {
     pub(crate) standing: Arc<Standing>,
     pub(crate) http: SocketAddr,
     pub(crate) grpc: Option<SocketAddr>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 /// A node's place in its grid, while it runs.
 pub(crate) struct Joined {
     pub(crate) actor: Addr<GridActor>,
     mesh: Mesh,
+    sessions: Arc<Sessions>,
 }
 
 impl Joined {
@@ -168,6 +172,13 @@ impl Joined {
             nodes: Vec::new(),
         }));
         let store = ready.store();
+        let (members, mut known) = watch::channel(Arc::default());
+        let sessions = bringing.sessions;
+        sessions.join(Company {
+            peers: peers.clone(),
+            node: Arc::clone(&node),
+            members: known.clone(),
+        });
         let actor = GridActor::new(GridOptions {
             config: Arc::clone(config),
             key: ready.key,
@@ -186,13 +197,21 @@ impl Joined {
             socket: ready.socket,
             topology: Arc::clone(&topology),
             node: Arc::clone(&node),
+            members,
         })
         .start();
+        let lookers = Arc::clone(&sessions);
+        actix::spawn(async move {
+            while known.changed().await.is_ok() {
+                lookers.look_around();
+            }
+        });
         let calls = Arc::new(GridCalls {
             node,
             actor: actor.clone(),
             store,
             topology,
+            sessions: Arc::clone(&sessions),
         });
         let (router, standing) = (bringing.router, bringing.standing);
         let answerer = move || Answerer {
@@ -206,7 +225,7 @@ impl Joined {
                 what: "the mesh",
                 source,
             })?;
-        Ok(Self { actor, mesh })
+        Ok(Self { actor, mesh, sessions })
     }
 
     /// Moves what this node hosts to others, for at most so long.
@@ -214,6 +233,13 @@ impl Joined {
         let left = self.actor.send(Leave { now: false });
         if tokio::time::timeout(within, left).await.is_err() {
             tracing::warn!(?within, "not all that this node hosts could be moved to others in time");
+        }
+    }
+
+    /// Stops the sequences that live here, so that other nodes can go on with them, for at most so long.
+    pub(crate) async fn leave_sequences(&self, within: Duration) {
+        if tokio::time::timeout(within, self.sessions.leave()).await.is_err() {
+            tracing::warn!(?within, "not all sequences came to a step boundary in time");
         }
     }
 

@@ -349,6 +349,7 @@ async fn run(
     let config = Arc::clone(&options.config);
     let supervisor = ShardSupervisor::new(options.clone()).start();
     let retries: Arc<Mutex<RetryBudget>> = Arc::default();
+    let sessions = Arc::new(Sessions::new(config.sequences.clone(), options.budget.clone()));
     let addresses = listeners.addresses();
     let joined = listeners.grid.take().map(|ready| {
         let store = ready.store();
@@ -364,6 +365,7 @@ async fn run(
             standing: Arc::clone(&standing),
             http: addresses.0,
             grpc: addresses.1,
+            sessions: Arc::clone(&sessions),
         };
         Ok((Joined::join(ready, bringing)?, store))
     });
@@ -381,7 +383,6 @@ async fn run(
     });
     let joined = joined.map(|(joined, _)| joined);
     let catalog = Catalog::new(Arc::clone(&config), options.loader.clone(), supervisor.clone(), in_grid).start();
-    let sessions = Arc::new(Sessions::new(config.sequences.clone(), options.budget.clone()));
     let gateway = Gateway {
         config: Arc::clone(&config),
         routes: Arc::clone(&options.routes),
@@ -453,7 +454,11 @@ async fn run(
                 if let Some(joined) = &joined {
                     info!("moving what this node hosts to others");
                     standing.enter(Stage::Leaving);
+                    let give_up = Instant::now() + config.http.drain_timeout;
                     joined.leave(config.http.drain_timeout).await;
+                    // Last, so that they are away for as short as can be.
+                    let left = give_up.saturating_duration_since(Instant::now());
+                    joined.leave_sequences(left.max(LEAST_FOR_SEQUENCES)).await;
                     joined.farewell().await;
                 }
                 drain(&config, &standing, &gateways, &supervisor).await;
@@ -549,6 +554,9 @@ async fn drain(config: &NodeConfig, standing: &Standing, gateways: &Gateways, su
 
 /// How long a drain whose timeout has passed may still take, to tell those parts to end that have not.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How long sequences may take to stop where moving replicas took all the time that there was.
+const LEAST_FOR_SEQUENCES: Duration = Duration::from_secs(2);
 
 /// How long the acceptor may take to hear that it is to pause. One that is slower logs errors that mean nothing.
 const ACCEPTOR_HEARS: Duration = Duration::from_millis(20);

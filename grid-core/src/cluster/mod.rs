@@ -8,6 +8,7 @@ mod digest;
 mod id;
 mod key;
 mod now;
+mod quorum;
 mod snapshot;
 mod view;
 
@@ -15,5 +16,6 @@ pub use digest::{Digest, InvalidDigest};
 pub use id::{GridName, InvalidName, MAX_NODE_NAME, NodeId, NodeName};
 pub use key::{ClusterKey, InvalidKey};
 pub use now::Now;
+pub use quorum::{Member, Quorum};
 pub use snapshot::{Addresses, Capacity, HostedReplica, NodeSnapshot, NodeStage, ReplicaStage};
 pub use view::{KnownNode, REMEMBERED, Standing, View};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Digest, NodeId, NodeName, NodeSnapshot};
+use super::{Digest, Member, NodeId, NodeName, NodeSnapshot, NodeStage};
 use crate::wire::codec;
 
 /// A node as this one knows it.
@@ -73,6 +73,20 @@ impl View {
     pub fn up(&self) -> impl Iterator<Item = &NodeSnapshot> {
         let up = |node: &&KnownNode| node.standing == Standing::Up;
         self.nodes.values().filter(up).filter_map(|node| node.snapshot.as_ref())
+    }
+
+    /// All nodes as quorums count them. `is_gone` tells whose processes are provably gone.
+    pub fn members(&self, is_gone: impl Fn(&NodeId) -> bool) -> Vec<Member> {
+        let member = |node: &KnownNode| {
+            let serves = |snapshot: &NodeSnapshot| snapshot.stage == NodeStage::Serving;
+            Member {
+                id: node.id.clone(),
+                up: node.standing == Standing::Up,
+                serves: node.snapshot.as_ref().is_some_and(serves),
+                gone: matches!(node.standing, Standing::Down { left: true, .. }) || is_gone(&node.id),
+            }
+        };
+        self.nodes.values().map(member).collect()
     }
 
     /// What this node says of itself.

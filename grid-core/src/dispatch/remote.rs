@@ -192,7 +192,10 @@ mod tests {
         let mut cost = |at| replica.cost(at, Duration::ZERO) / 100_000;
         assert_eq!(cost(Duration::ZERO), 20, "its own request and the next");
         let later = cost(HALF_LIFE * 4);
-        assert!((80..90).contains(&later), "{later}: both of those, and nearly 7 others on average");
+        assert!(
+            (80..90).contains(&later),
+            "{later}: both of those, and nearly 7 others on average"
+        );
     }
 
     #[test]

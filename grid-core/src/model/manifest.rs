@@ -118,6 +118,16 @@ pub struct ModelLimits {
     pub sequences: Option<usize>,
     /// `sequence_life`: how long a sequence lives without a message. Default: the node's `sequences.life`.
     pub sequence_life: Option<Duration>,
+    /// `sequence_copies`: how many nodes of a grid hold a sequence, 1 or 2. With 2 a sequence survives its node, and what
+    /// it answers counts as durable once the second one has it; 1 is for streams that are cheap to start anew. Default 2.
+    pub sequence_copies: Option<u8>,
+}
+
+impl ModelLimits {
+    /// Whether a second node holds each sequence.
+    pub fn are_sequences_copied(&self) -> bool {
+        self.sequence_copies != Some(1)
+    }
 }
 
 /// `[[state]]`: an output of one run that is an input of the next.
@@ -263,6 +273,7 @@ fn limits(mut section: Section<'_>) -> ModelLimits {
         memory: section.read("memory", size(1)),
         sequences: section.read("sequences", whole(1..=MAX_SEQUENCES)),
         sequence_life: section.read("sequence_life", time_span(Duration::from_millis(1))),
+        sequence_copies: section.read("sequence_copies", whole(1..=2)),
     }
 }
 

@@ -60,6 +60,14 @@ pub use problem::{Hosted, HostedStage, PlacementNode, PlacementShard, Policy, Pr
 
 use ledger::Ledger;
 
+use crate::cluster::NodeName;
+
+/// Which of these nodes something goes to that is no shard, the copy of a sequence, say: the same on every node that asks,
+/// spread evenly.
+pub fn first_of<'a>(what: &str, nodes: impl Iterator<Item = &'a NodeName>) -> Option<&'a NodeName> {
+    rendezvous::first_of(what, nodes)
+}
+
 /// The owners of each shard, and the moves of this round. Indices in the answer are those of the problem.
 ///
 /// Names of nodes and ids of shards must be unique; entries of what is hosted that name no node or shard of the problem

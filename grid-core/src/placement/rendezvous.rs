@@ -77,6 +77,13 @@ pub(super) fn rank(shard: u64, node: u64, weight: u32) -> u64 {
     rank_of_hash(mix(shard ^ node), weight)
 }
 
+/// Which of these nodes comes first for something that is no shard. A node that joins or leaves changes it only where
+/// it comes first itself.
+pub(super) fn first_of<'a, T: AsRef<str>>(what: &str, nodes: impl Iterator<Item = &'a T>) -> Option<&'a T> {
+    let seed = hash(what.as_bytes(), 2);
+    nodes.min_by_key(|node| rank(seed, node_seed(node.as_ref()), 1))
+}
+
 fn rank_of_hash(hash: u64, weight: u32) -> u64 {
     // Near 1 for a small hash, so that the filter below is one comparison.
     (negative_log2(!hash) << 20) / u64::from(weight.max(1))

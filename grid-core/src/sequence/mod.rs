@@ -11,11 +11,18 @@
 //!   had no more than [`Limits::window`] messages unanswered; what is kept for that is bounded in count and bytes;
 //! - (D) one reader at a time: each attachment raises the epoch, and what comes with an older one is refused;
 //! - (E) ending or resuming an ended sequence again changes nothing;
-//! - (F) between two steps the whole sequence is a value that can be exported, shipped and imported.
+//! - (F) between two steps the whole sequence is a value that can be exported, shipped and imported;
+//! - (G) what counts as durable is on two nodes: its *home*, which runs it, and a second one, which holds a [`SecondCopy`]. A
+//!   take-over by another node raises the *term*, and a home of an older term makes no progress that counts. So the state
+//!   is the fold over exactly the messages that were acknowledged as durable and those that were sent after them. See
+//!   [`Keeper`].
 //!
 //! `M` is what a message brings, `O` its outcome (cheap to clone), `S` the state (cheap to clone).
 
+mod copy;
 mod id;
+mod keeper;
+mod promise;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -24,7 +31,10 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+pub use copy::{Delta, HoldAnswer, SecondCopy};
 pub use id::{InvalidSequenceId, MAX_SEQUENCE_ID, SequenceId};
+pub use keeper::{Errand, Keeper, Outlook};
+pub use promise::{Ballot, Promise};
 pub use token::{InvalidToken, Token};
 
 /// Bounds of one sequence.
@@ -205,10 +215,12 @@ pub struct Sequence<M, O, S> {
     limits: Limits,
     token: Token,
     epoch: u64,
+    term: u64,
     attached: bool,
     state: S,
     /// The last number that has an outcome; `state` is the state after it.
     done: u64,
+    durable: u64,
     running: bool,
     /// Those after `done` and the one that runs.
     waiting: VecDeque<Waiting<M>>,
@@ -227,6 +239,8 @@ pub struct Export<O, S> {
     pub token: Token,
     /// Its last epoch. Whoever imports it takes a higher one.
     pub epoch: u64,
+    /// Raised with every take-over by another node.
+    pub term: u64,
     /// The state.
     pub state: S,
     /// The number that the state is after.
@@ -253,9 +267,11 @@ impl<M, O: Clone, S: Clone> Sequence<M, O, S> {
             limits,
             token,
             epoch: 0,
+            term: 1,
             attached: false,
             state,
             done: 0,
+            durable: 0,
             running: false,
             waiting: VecDeque::new(),
             ends_after: None,
@@ -265,7 +281,8 @@ impl<M, O: Clone, S: Clone> Sequence<M, O, S> {
         }
     }
 
-    /// Goes on with what another node, or an earlier process, exported.
+    /// Goes on with what another node, or an earlier process, exported. All of it counts as durable: it was on two nodes, or
+    /// is now.
     pub fn import(export: Export<O, S>, limits: Limits) -> Self {
         let kept: VecDeque<_> = export
             .kept
@@ -276,8 +293,11 @@ impl<M, O: Clone, S: Clone> Sequence<M, O, S> {
             kept_bytes: kept.iter().map(|kept| kept.bytes).sum(),
             delivered: export.done - (kept.len() as u64).min(export.done),
             ends_after: export.ended.then_some(export.done),
-            epoch: export.epoch + 1,
+            // Without any reader so far there is none to fence off, and callers are answered as before.
+            epoch: if export.epoch == 0 { 0 } else { export.epoch + 1 },
+            term: export.term,
             done: export.done,
+            durable: export.done,
             kept,
             ..Self::start(export.token, export.state, limits)
         }
@@ -286,18 +306,42 @@ impl<M, O: Clone, S: Clone> Sequence<M, O, S> {
     /// The sequence as a value; `None` while a message runs. Messages that wait are not in it: they have no outcome, and
     /// their sender, told of the number that comes next, sends them again.
     pub fn export(&self) -> Option<Export<O, S>> {
-        (!self.running).then(|| Export {
+        (!self.running).then(|| self.exported(0))
+    }
+
+    /// What a second node lacks that has everything up to that number; everything where it is to be given all. It is that
+    /// of the last step that is done, also while the next one runs.
+    pub fn delta(&self, after: Option<u64>) -> Delta<O, S> {
+        let oldest = self.oldest();
+        let lacked = after.map_or(0, |after| (after + 1).saturating_sub(oldest));
+        Delta {
+            after,
+            oldest,
+            export: self.exported(usize::try_from(lacked).unwrap_or(usize::MAX)),
+        }
+    }
+
+    fn exported(&self, skip: usize) -> Export<O, S> {
+        let kept = self.kept.iter().skip(skip);
+        Export {
             token: self.token,
             epoch: self.epoch,
+            term: self.term,
             state: self.state.clone(),
             done: self.done,
-            kept: self
-                .kept
-                .iter()
-                .map(|kept| (kept.outcome.clone(), kept.bytes))
-                .collect(),
+            kept: kept.map(|kept| (kept.outcome.clone(), kept.bytes)).collect(),
             ended: self.has_ended(),
-        })
+        }
+    }
+
+    /// Which of its homes this is.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// It goes on in a later term.
+    pub fn set_term(&mut self, term: u64) {
+        self.term = self.term.max(term);
     }
 
     /// Its token.
@@ -315,10 +359,22 @@ impl<M, O: Clone, S: Clone> Sequence<M, O, S> {
         self.done + u64::from(self.running) + self.waiting.len() as u64 + 1
     }
 
-    /// The last number whose state would survive. On one node that is every step that is done; what would take it further
-    /// is a second node.
+    /// The last number whose state survives the node. See [`Sequence::made_durable`].
     pub fn durable(&self) -> u64 {
-        self.done
+        self.durable
+    }
+
+    /// Everything up to this number survives: a second node has it, or there is none to have it. Returns whether that is
+    /// news.
+    pub fn made_durable(&mut self, number: u64) -> bool {
+        let before = self.durable;
+        self.durable = before.max(number.min(self.done));
+        self.durable > before
+    }
+
+    /// Whether everything that is done is durable.
+    pub fn is_settled(&self) -> bool {
+        self.durable == self.done
     }
 
     /// Whether its last message has its outcome.
@@ -585,6 +641,44 @@ impl<M, O: Clone, S: Clone> Sequence<M, O, S> {
 }
 
 impl<O: Clone> Tombstone<O> {
+    /// The tombstone of a sequence that ended on another node.
+    pub fn of_export<S>(export: Export<O, S>) -> Self {
+        let kept = export.kept.into_iter();
+        Self {
+            token: export.token,
+            last: export.done,
+            expired: !export.ended,
+            kept: kept.map(|(outcome, bytes)| Kept { outcome, bytes }).collect(),
+        }
+    }
+
+    /// What another node needs to have it too; `state` is any, nobody goes on with it.
+    pub fn export<S>(&self, state: S) -> Export<O, S> {
+        Export {
+            token: self.token,
+            epoch: 0,
+            term: u64::MAX,
+            state,
+            done: self.last,
+            kept: self
+                .kept
+                .iter()
+                .map(|kept| (kept.outcome.clone(), kept.bytes))
+                .collect(),
+            ended: !self.expired,
+        }
+    }
+
+    /// Its token.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Whether it ended, and was not forgotten.
+    pub fn has_ended(&self) -> bool {
+        !self.expired
+    }
+
     /// The last number that the sequence had.
     pub fn last(&self) -> u64 {
         self.last

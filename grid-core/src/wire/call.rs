@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::message::TensorHead;
+use super::sequence::{Give, Hold, Release, Seek, Seen, SequenceImage, Vote};
 use crate::InferError;
 use crate::agent::{Answer, Ask};
 use crate::artifact::ChunkRequest;
 use crate::cluster::{Digest, NodeId, NodeName, NodeSnapshot};
 use crate::model::{ModelId, ModelName, Signature, Version};
-use crate::sequence::{SequenceId, Token};
+use crate::sequence::{HoldAnswer, SequenceId, Token};
 
 /// A call to a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,16 @@ pub enum Call {
     },
     /// A message of a sequence, or a word about it. Answered with [`Reply::Told`] or [`Reply::Failed`].
     Sequence(SequenceCall),
+    /// The home of a sequence tells the second node how far it is; this and all that follow are for nodes only.
+    Hold(Box<Hold>),
+    /// A copy of a sequence is of no use any more.
+    Release(Release),
+    /// Who has this sequence?
+    Seek(Seek),
+    /// Hand a sequence over.
+    Give(Give),
+    /// A word for a new term of a sequence.
+    Vote(Vote),
 }
 
 /// One inference on one node.
@@ -180,6 +191,14 @@ pub enum Reply {
         /// The outputs, or how it failed.
         outputs: Result<Vec<TensorHead>, InferError>,
     },
+    /// What became of what a second node was to hold.
+    Held(HoldAnswer),
+    /// What this node has of sequences of a name.
+    Seen(Vec<Seen>),
+    /// A sequence is handed over; its tensors are in the body.
+    Given(Box<SequenceImage>),
+    /// Whether it gives its word; the error is the term that stands against it.
+    Voted(Result<(), u64>),
 }
 
 /// What there is to know of a model version to make requests for it.

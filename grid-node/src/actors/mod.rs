@@ -17,6 +17,7 @@ pub use grid::{
 pub(crate) use router::deadline;
 pub use router::{Dispatch, Router, RouterHandle, RouterOptions};
 pub use routes::{ModelRoute, ModelSettings, ReplicaState, Routes, StateSlot, VersionRoute};
+pub(crate) use session::Company;
 pub use session::{
     AnswerForm, Attachment, MAX_REQUEST_ID, Reader, ReaderEvents, Resumed, SequenceEvent, SequenceMessage,
     SequenceOrder, Sessions, Stamp, StepOutcome, Ticket, Told, Wanted, WantedOutput, pick,

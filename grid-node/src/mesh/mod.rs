@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 pub(crate) use listener::{Mesh, MeshOptions};
-pub(crate) use peers::{Peers, PeersOptions};
+pub(crate) use peers::{CallError, Peer, Peers, PeersOptions};
 pub use remote::Remote;
 pub(crate) use remote::{RemoteAnswer, RemoteOutcome};
 pub(crate) use serve::{Answerer, GridCalls};

@@ -42,6 +42,8 @@ pub(crate) struct PeersOptions {
 pub(crate) struct Peers {
     options: Arc<PeersOptions>,
     peers: Arc<DashMap<NodeName, Arc<Peer>>>,
+    /// Lives of nodes whose host refuses connections to where they listened: their processes are gone.
+    gone: Arc<DashMap<NodeName, u64>>,
 }
 
 /// One other node, as long as it lives this life of it.
@@ -72,6 +74,7 @@ impl Peers {
         Self {
             options: Arc::new(options),
             peers: Arc::default(),
+            gone: Arc::default(),
         }
     }
 
@@ -104,6 +107,11 @@ impl Peers {
         self.peers.get(name).map(|peer| Arc::clone(&peer))
     }
 
+    /// Whether the process of that life of a node is provably gone, as far as was noticed.
+    pub(crate) fn is_gone(&self, id: &NodeId) -> bool {
+        self.gone.get(&id.name).is_some_and(|gone| *gone >= id.generation)
+    }
+
     /// Ends the links to a node that is gone for good.
     pub(crate) fn forget(&self, id: &NodeId) {
         if let Some((_, peer)) = self.peers.remove_if(&id.name, |_, peer| peer.id == *id) {
@@ -115,10 +123,10 @@ impl Peers {
     fn keep(&self, peer: Arc<Peer>, purpose: Purpose) {
         let place = peer.at.port() as usize + usize::from(purpose == Purpose::Bulk);
         let arbiter = &self.options.arbiters[place % self.options.arbiters.len()];
-        let options = Arc::clone(&self.options);
+        let (options, gone) = (Arc::clone(&self.options), Arc::clone(&self.gone));
         arbiter.spawn(async move {
             let mut wanted = peer.wanted.subscribe();
-            let linked = link_for_ever(&options, &peer, purpose);
+            let linked = link_for_ever(&options, &gone, &peer, purpose);
             tokio::select! {
                 _ = wanted.wait_for(|wanted| !wanted) => {}
                 () = linked => {}
@@ -130,13 +138,14 @@ impl Peers {
     }
 }
 
-async fn link_for_ever(options: &PeersOptions, peer: &Peer, purpose: Purpose) {
+async fn link_for_ever(options: &PeersOptions, gone: &DashMap<NodeName, u64>, peer: &Peer, purpose: Purpose) {
     let (first, longest) = BACKOFF;
     let mut backoff = first;
     loop {
         match open(options, peer, purpose).await {
             Ok((link, driver)) => {
                 backoff = first;
+                gone.remove(&peer.id.name);
                 peer.slot(purpose).store(Some(Arc::new(link.clone())));
                 let _ = options.changes.send(peer.id.name.clone());
                 let closed = link.closed().await;
@@ -145,7 +154,12 @@ async fn link_for_ever(options: &PeersOptions, peer: &Peer, purpose: Purpose) {
                 let _ = options.changes.send(peer.id.name.clone());
                 info!(node = %peer.id, ?purpose, reason = %closed, "a link was lost");
             }
-            Err(reason) => debug!(node = %peer.id, ?purpose, reason, "no link"),
+            Err(problem) => {
+                debug!(node = %peer.id, ?purpose, reason = problem.reason, "no link");
+                if problem.proves_gone && gone.insert(peer.id.name.clone(), peer.id.generation).is_none() {
+                    let _ = options.changes.send(peer.id.name.clone());
+                }
+            }
         }
         // Jittered, so that nodes that lost one peer do not all come back to it at once.
         tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>())).await;
@@ -153,11 +167,15 @@ async fn link_for_ever(options: &PeersOptions, peer: &Peer, purpose: Purpose) {
     }
 }
 
-async fn open(options: &PeersOptions, peer: &Peer, purpose: Purpose) -> Result<(Link, JoinHandle<()>), String> {
+async fn open(options: &PeersOptions, peer: &Peer, purpose: Purpose) -> Result<(Link, JoinHandle<()>), Problem> {
     let connected = tokio::time::timeout(CONNECT, TcpStream::connect(peer.at)).await;
     let stream = connected
         .map_err(|_| format!("{} did not answer within {CONNECT:?}", peer.at))?
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| Problem {
+            // Its host answers, and nothing listens there.
+            proves_gone: error.kind() == std::io::ErrorKind::ConnectionRefused,
+            reason: error.to_string(),
+        })?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let mut link = LinkOptions {
         purpose,
@@ -171,12 +189,34 @@ async fn open(options: &PeersOptions, peer: &Peer, purpose: Purpose) -> Result<(
         .map_err(|error| error.to_string())?;
     match &link.peer().peer {
         grid_core::wire::handshake::Peer::Node(id) if *id == peer.id => {}
-        other => return Err(format!("at its address is {other:?}")),
+        other => {
+            let follows = |id: &NodeId| id.name == peer.id.name && id.generation > peer.id.generation;
+            return Err(Problem {
+                proves_gone: matches!(other, grid_core::wire::handshake::Peer::Node(id) if follows(id)),
+                reason: format!("at its address is {other:?}"),
+            });
+        }
     }
     let driver = tokio::task::spawn_local(async move {
         driver.await;
     });
     Ok((link, driver))
+}
+
+/// Why a link was not opened.
+struct Problem {
+    reason: String,
+    /// Whether it shows that the process is gone.
+    proves_gone: bool,
+}
+
+impl From<String> for Problem {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            proves_gone: false,
+        }
+    }
 }
 
 impl Peer {

@@ -11,14 +11,16 @@ use grid_core::batching::{DEFAULT_PRIORITY, Entry};
 use grid_core::cluster::{NodeId, NodeName};
 use grid_core::model::ModelId;
 use grid_core::tensor::{AlignedBytes, Buffer, Tensor};
-use grid_core::wire::call::{Call, Description, Infer, LoadReport, Reply, Times, Topology, microseconds};
+use grid_core::wire::call::{Call, Description, Infer, LoadReport, Reply, SequenceCall, Times, Topology, microseconds};
 use grid_core::wire::handshake::Peer;
 use grid_core::wire::{codec, message};
 use tokio::sync::mpsc;
 use tracing::{Span, debug, warn};
 
 use crate::actors::grid::{Asked, GridActor};
-use crate::actors::{RouterHandle, VersionRoute};
+use crate::actors::{
+    AnswerForm, RouterHandle, SequenceMessage, SequenceOrder, Sessions, Told, VersionRoute, WantedOutput, deadline,
+};
 use crate::compute::{Answer, Outcome, Request};
 use crate::runtime::Outputs;
 use crate::standing::Standing;
@@ -37,6 +39,7 @@ pub(crate) struct GridCalls {
     pub(crate) actor: Addr<GridActor>,
     pub(crate) store: Arc<ArtifactStore>,
     pub(crate) topology: Arc<ArcSwap<Topology>>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 /// Answers on links that others opened; one on each thread of the mesh.
@@ -58,7 +61,19 @@ impl Service for LinkAnswerer {
         let is_node = || matches!(self.peer.get(), Some(Peer::Node(_)));
         match codec::decode::<Call>("call", &incoming.head) {
             Ok(Call::Infer(call)) => self.answerer.infer(call, &incoming, reply),
-            Ok(Call::Agent { .. }) if !is_node() => refuse(reply, "only nodes take part in the grid"),
+            Ok(
+                Call::Agent { .. } | Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_),
+            ) if !is_node() => refuse(reply, "only nodes take part in the grid"),
+            Ok(Call::Sequence(call)) => self.answerer.sequence(call, incoming, reply),
+            Ok(call @ (Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_))) => {
+                let sessions = Arc::clone(&self.answerer.calls.sessions);
+                actix::spawn(async move {
+                    match sessions.answer(call, incoming.body).await {
+                        Ok((answer, body)) => send(reply, &answer, body),
+                        Err(reason) => refuse(reply, reason),
+                    }
+                });
+            }
             Ok(call) => self.answerer.other(call, reply),
             Err(error) => {
                 debug!(%error, "a call that makes no sense");
@@ -111,6 +126,29 @@ impl Answerer {
                 biased;
                 outcome = router.dispatch_here(&route, request) => answer(reply, &route, outcome),
                 () = reply.cancelled() => {}
+            }
+        });
+    }
+
+    /// A message of a sequence, from a client library.
+    fn sequence(&self, call: SequenceCall, incoming: Incoming, reply: Answering) {
+        let accepted = self.standing.accept();
+        let (router, sessions) = (self.router.clone(), Arc::clone(&self.calls.sessions));
+        actix::spawn(async move {
+            let _accepted = accepted;
+            let arrived = Instant::now();
+            match in_sequence(&router, &sessions, &call, &incoming, arrived).await {
+                Ok(told) => send_told(reply, &told),
+                Err(error) => {
+                    let may_have_run = !error.can_retry();
+                    let load = LoadReport::default();
+                    let failed = Reply::Failed {
+                        error,
+                        may_have_run,
+                        load,
+                    };
+                    send(reply, &failed, Vec::new());
+                }
             }
         });
     }
@@ -168,10 +206,93 @@ impl Answerer {
                     Ok((Reply::Chunk, vec![AlignedBytes::copy_of(&bytes).freeze()]))
                 });
             }
-            Call::Sequence(_) => refuse(reply, "sequences are not served over the mesh"),
-            Call::Infer(_) => refuse(reply, "an inference goes another way"),
+            _ => refuse(reply, "such a call goes another way"),
         }
     }
+}
+
+async fn in_sequence(
+    router: &RouterHandle,
+    sessions: &Arc<Sessions>,
+    call: &SequenceCall,
+    incoming: &Incoming,
+    arrived: Instant,
+) -> Result<Told, InferError> {
+    let version = call.version.map(|version| version.to_string());
+    let route = router.routes().resolve(call.model.as_str(), version.as_deref())?;
+    if !call.start {
+        sessions.bring(router, &call.model, &call.id, call.token).await?;
+    }
+    let route = sessions.route(router.routes(), route, &call.id, call.version.is_some(), call.start)?;
+    let tensors =
+        message::tensors(&call.inputs, &incoming.body).map_err(|error| InferError::Invalid(error.to_string()))?;
+    if tensors.len() != call.names.len() {
+        let (names, tensors) = (call.names.len(), tensors.len());
+        return Err(InferError::Invalid(format!("found {names} names of {tensors} inputs")));
+    }
+    let named = call.names.iter().map(String::as_str).zip(tensors);
+    let inputs = route
+        .signature
+        .arrange(named, |index| route.initial.get(index).cloned().flatten())?;
+    let (key, rows) = route.stacking(&inputs)?;
+    let request = Request {
+        inputs,
+        entry: Entry {
+            key,
+            rows,
+            priority: DEFAULT_PRIORITY,
+            arrived,
+        },
+        deadline: deadline(&route, arrived, incoming.remaining),
+        partial: None,
+        span: Span::none(),
+    };
+    let is_state = |index: usize| route.states.iter().any(|state| state.output == index);
+    let wanted = (0..route.signature.outputs.len()).filter(|&index| !is_state(index));
+    let wanted = wanted.map(|index| WantedOutput {
+        index,
+        binary: true,
+        classification: None,
+    });
+    let form = AnswerForm {
+        model: route.id.clone(),
+        signature: Arc::clone(&route.signature),
+        id: None,
+        wanted: wanted.collect(),
+    };
+    let order = SequenceOrder {
+        start: call.start,
+        end: call.end,
+        number: Some(call.number),
+        token: call.token,
+    };
+    let message = SequenceMessage { request, route, form };
+    sessions.infer(router, &call.id, order, message).await
+}
+
+fn send_told(reply: Answering, told: &Told) {
+    let form = &told.outcome.form;
+    let name = |wanted: &WantedOutput| {
+        form.signature
+            .outputs
+            .get(wanted.index)
+            .map(|output| output.name.clone())
+    };
+    let (outputs, body) = match &told.outcome.result {
+        Ok(answer) => {
+            let (heads, body) = laid_out(&answer.outputs);
+            (Ok(heads), body)
+        }
+        Err(error) => (Err(error.clone()), Vec::new()),
+    };
+    let told = Reply::Told {
+        number: told.number,
+        durable: told.durable,
+        token: told.token,
+        names: form.wanted.iter().filter_map(name).collect(),
+        outputs,
+    };
+    send(reply, &told, body);
 }
 
 /// Answers from the disk, on a thread that may wait for it.

@@ -5,6 +5,7 @@ mod crashes;
 mod deployments;
 mod moves;
 mod partition;
+mod sequences;
 mod serving;
 mod troubles;
 

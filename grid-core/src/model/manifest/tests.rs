@@ -72,6 +72,7 @@ fn every_key_is_read() {
         memory = "10MiB"
         sequences = 9
         sequence_life = "3s"
+        sequence_copies = 1
         [[warm_up]]
         [[warm_up]]
         rows = 4
@@ -106,6 +107,7 @@ fn every_key_is_read() {
             memory: Some(10 << 20),
             sequences: Some(9),
             sequence_life: Some(Duration::from_secs(3)),
+            sequence_copies: Some(1),
         },
         states: Vec::new(),
         warm_ups: vec![

@@ -31,6 +31,7 @@ impl GridActor {
                 break;
             }
         }
+        self.publish_members();
         if std::mem::take(&mut self.routes_due) {
             self.publish_routes(ctx);
         }
@@ -128,6 +129,17 @@ impl GridActor {
             this.go_on(ctx);
         });
         ctx.spawn(undeployed);
+    }
+
+    fn publish_members(&self) {
+        let members = self.agent.view().members(|node| self.peers.is_gone(node));
+        self.members.send_if_modified(|before| {
+            let is_news = **before != members;
+            if is_news {
+                *before = Arc::new(members);
+            }
+            is_news
+        });
     }
 
     pub(super) fn publish_topology(&self) {

@@ -20,13 +20,13 @@ use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, SpawnHandle, Wra
 use arc_swap::ArcSwap;
 use grid_client::link::LinkOptions;
 use grid_core::agent::{Agent, AgentOptions};
-use grid_core::cluster::{Addresses, Capacity, ClusterKey, Digest, NodeId, Now};
+use grid_core::cluster::{Addresses, Capacity, ClusterKey, Digest, Member, NodeId, Now};
 use grid_core::config::NodeConfig;
 use grid_core::membership::{Membership, MembershipOptions, Swim};
 use grid_core::model::ModelId;
 use grid_core::wire::call::Topology;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::actors::routes::Routes;
@@ -67,6 +67,8 @@ pub(crate) struct GridOptions {
     pub(crate) topology: Arc<ArcSwap<Topology>>,
     /// This node in its present life.
     pub(crate) node: Arc<ArcSwap<NodeId>>,
+    /// The nodes of the grid, for sequences.
+    pub(crate) members: watch::Sender<Arc<Vec<Member>>>,
 }
 
 /// The grid actor. See the module's documentation.
@@ -85,6 +87,7 @@ pub struct GridActor {
     link_changes: Option<mpsc::UnboundedReceiver<grid_core::cluster::NodeName>>,
     topology: Arc<ArcSwap<Topology>>,
     node: Arc<ArcSwap<NodeId>>,
+    members: watch::Sender<Arc<Vec<Member>>>,
     /// Contents that this node's repositories hold, as what is loaded from them.
     repository: HashMap<Digest, Arc<Plan>>,
     /// Contents of the store that models were loaded from.
@@ -153,6 +156,7 @@ impl GridActor {
             link_changes: Some(options.link_changes),
             topology: options.topology,
             node: options.node,
+            members: options.members,
             repository: HashMap::new(),
             in_use: HashMap::new(),
             elsewhere: Elsewheres::default(),

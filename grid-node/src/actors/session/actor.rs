@@ -1,18 +1,22 @@
 //! The actor of one sequence.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
 use grid_core::InferError;
 use grid_core::sequence::{
-    Attached, Cancelled, Limits, Offered, Sequence, SequenceError, SequenceId, Step, StepEnd, Token,
+    Attached, Cancelled, Export, Keeper, Limits, Offered, Sequence, SequenceError, SequenceId, Step, StepEnd, Token,
 };
 use grid_core::tensor::Tensor;
+use grid_core::wire::sequence::SequenceKey;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use super::keeping::Departure;
 use super::message::{MAX_REQUEST_ID, Reader, SequenceEvent, SequenceMessage, Stamp, StepOutcome, Ticket, Told, pick};
 use super::registry::{Grave, Incarnation, Sessions};
 use crate::actors::router::RouterHandle;
@@ -21,7 +25,7 @@ use crate::compute::{Answer, Outcome};
 use crate::loading::HeldMemory;
 
 /// The states of a sequence, in the order of the route's slots.
-type States = SmallVec<[Tensor; 2]>;
+pub(super) type States = SmallVec<[Tensor; 2]>;
 type Core = Sequence<Pending, Arc<StepOutcome>, States>;
 
 /// What a message or an outcome takes beside its tensors' bytes: the shared pointers, the form, the places in queues.
@@ -34,17 +38,33 @@ pub(super) type CallerReply = oneshot::Sender<Result<Told, InferError>>;
 
 /// A message on its way through its sequence.
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     message: SequenceMessage,
-    sender: Sender,
+    pub(super) sender: Sender,
     /// What it holds.
     bytes: usize,
 }
 
 #[derive(Debug)]
-enum Sender {
+pub(super) enum Sender {
     Reader(Stamp, Ticket),
     Caller(CallerReply),
+}
+
+/// A caller whose message has its outcome, and who is told of it when it is durable.
+pub(super) struct Awaiting {
+    pub(super) number: u64,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Instant,
+    pub(super) reply: CallerReply,
+    pub(super) outcome: Arc<StepOutcome>,
+}
+
+/// What a sequence goes on with that another node had before.
+pub(super) struct Inherited {
+    pub(super) export: Export<Arc<StepOutcome>, States>,
+    /// A node that has all of it, and this one for its home.
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Pending {
@@ -64,6 +84,9 @@ pub(super) struct Parts {
     pub(super) token: Token,
     /// Whether callers need no token.
     pub(super) open: bool,
+    pub(super) inherited: Option<Inherited>,
+    /// The term, for whoever asks.
+    pub(super) term: Arc<AtomicU64>,
     pub(super) reader: Option<Reader>,
     pub(super) route: Arc<VersionRoute>,
     pub(super) router: RouterHandle,
@@ -75,23 +98,31 @@ pub(super) struct Parts {
 
 /// The actor of one sequence. See the parent module.
 pub(super) struct SessionActor {
-    core: Core,
-    incarnation: Incarnation,
-    open: bool,
-    reader: Option<Reader>,
-    route: Arc<VersionRoute>,
+    pub(super) core: Core,
+    pub(super) incarnation: Incarnation,
+    pub(super) open: bool,
+    pub(super) reader: Option<Reader>,
+    pub(super) route: Arc<VersionRoute>,
     router: RouterHandle,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     /// Taken when the sequence is buried.
-    memory: Option<HeldMemory>,
+    pub(super) memory: Option<HeldMemory>,
+    /// Looks after the copy on a second node, where there is to be one.
+    pub(super) keeper: Option<Keeper>,
+    pub(super) term: Arc<AtomicU64>,
+    pub(super) awaiting: VecDeque<Awaiting>,
+    pub(super) looks_again: bool,
+    /// The second node is told that it has ended.
+    end_is_told: bool,
+    pub(super) departure: Option<(Departure, Instant)>,
     /// Set while the budget could not hold what is kept: no message is taken then.
     over_budget: bool,
     limits: Limits,
-    life: Duration,
+    pub(super) life: Duration,
     last_heard: Instant,
     /// Bytes of the messages that wait and run.
     waiting_bytes: usize,
-    running: Option<(u64, Pending, SpawnHandle)>,
+    pub(super) running: Option<(u64, Pending, SpawnHandle)>,
     /// One that never started is dropped by whoever tried to start it, and is in nobody's table.
     started: bool,
 }
@@ -116,7 +147,19 @@ fn state_bytes(states: &States) -> u64 {
 impl SessionActor {
     /// The actor, and what its first reader is attached by.
     pub(super) fn new(parts: Parts) -> (Self, Option<Attached>) {
-        let mut core = Core::start(parts.token, initial(&parts.route), parts.limits);
+        let is_copied = parts.sessions.company().is_some() && parts.route.manifest.limits.are_sequences_copied();
+        let (mut core, keeper) = match parts.inherited {
+            None => {
+                let core = Core::start(parts.token, initial(&parts.route), parts.limits);
+                (core, Keeper::new(1, None))
+            }
+            Some(Inherited { export, keeper }) => {
+                let term = export.term;
+                let core = Core::import(export, parts.limits);
+                (core, keeper.unwrap_or_else(|| Keeper::new(term, None)))
+            }
+        };
+        parts.term.store(core.term(), std::sync::atomic::Ordering::Relaxed);
         let attached = parts.reader.as_ref().and_then(|_| core.attach(&parts.token, 0).ok());
         let actor = Self {
             core,
@@ -127,6 +170,12 @@ impl SessionActor {
             router: parts.router,
             sessions: parts.sessions,
             memory: Some(parts.memory),
+            keeper: is_copied.then_some(keeper),
+            term: parts.term,
+            awaiting: VecDeque::new(),
+            looks_again: false,
+            end_is_told: false,
+            departure: None,
             over_budget: false,
             waiting_bytes: 0,
             limits: parts.limits,
@@ -138,11 +187,15 @@ impl SessionActor {
         (actor, attached)
     }
 
-    fn id(&self) -> &SequenceId {
+    pub(super) fn key(&self) -> SequenceKey {
+        self.incarnation.wire_key()
+    }
+
+    pub(super) fn id(&self) -> &SequenceId {
         &self.incarnation.key.1
     }
 
-    fn error(&self, error: SequenceError) -> InferError {
+    pub(super) fn error(&self, error: SequenceError) -> InferError {
         InferError::Sequence {
             id: self.id().clone(),
             error,
@@ -157,13 +210,13 @@ impl SessionActor {
         }
     }
 
-    fn tell(&self, event: SequenceEvent) -> bool {
+    pub(super) fn tell(&self, event: SequenceEvent) -> bool {
         let stamp = self.stamp();
         let told = |reader: &Reader| reader.events.send((self.id().clone(), stamp, event)).is_ok();
         self.reader.as_ref().is_some_and(told)
     }
 
-    fn told(&self, number: u64, outcome: Arc<StepOutcome>) -> Told {
+    pub(super) fn told(&self, number: u64, outcome: Arc<StepOutcome>) -> Told {
         Told {
             number,
             durable: self.core.durable(),
@@ -213,6 +266,16 @@ impl SessionActor {
             let reason = format!("`id`: expected at most {MAX_REQUEST_ID} bytes in a sequence");
             return Err(Box::new((InferError::Invalid(reason), pending)));
         }
+        if self.departure.is_some() {
+            let error = InferError::NotReady {
+                model: self.route.id.to_string(),
+                reason: format!(
+                    "sequence `{}` moves to another node; send it again, by its number",
+                    self.id()
+                ),
+            };
+            return Err(Box::new((error, pending)));
+        }
         let bytes = pending.bytes;
         if self.over_budget || !self.account(bytes) {
             let error = InferError::Overloaded {
@@ -227,6 +290,11 @@ impl SessionActor {
             Offered::Repeated(number, outcome, pending) => {
                 let told = self.told(number, outcome);
                 match pending.sender {
+                    Sender::Caller(reply) if number > self.core.durable() => {
+                        let entry = &pending.message.request;
+                        let (arrived, deadline) = (entry.entry.arrived, entry.deadline);
+                        self.await_durable(number, arrived, deadline, reply, told.outcome);
+                    }
                     Sender::Caller(reply) => drop(reply.send(Ok(told))),
                     Sender::Reader(_, ticket) => {
                         let ticket = Some(ticket);
@@ -242,8 +310,13 @@ impl SessionActor {
     /// Does what there is to do: steps, outcomes, memory, the end.
     fn go_on(&mut self, ctx: &mut Context<Self>) {
         self.last_heard = Instant::now();
+        self.after_keeping(ctx);
+    }
+
+    /// The same, where nobody has said anything to the sequence.
+    pub(super) fn after_keeping(&mut self, ctx: &mut Context<Self>) {
         self.deliver();
-        while self.running.is_none() {
+        while self.running.is_none() && self.departure.is_none() {
             match self.core.next_step() {
                 None => break,
                 Some(Step::Cancelled { number, message }) => self.over(number, message, Err(InferError::Cancelled)),
@@ -251,7 +324,19 @@ impl SessionActor {
             }
         }
         self.over_budget = !self.account(0);
-        if self.core.has_ended() && self.core.is_idle() {
+        let has_ended = self.core.has_ended() && self.core.is_idle();
+        if has_ended
+            && let Some(keeper) = &mut self.keeper
+            && !mem::replace(&mut self.end_is_told, true)
+        {
+            keeper.touch();
+        }
+        self.keep(ctx);
+        if self.depart(ctx) {
+            return;
+        }
+        let is_told = self.keeper.as_ref().is_none_or(Keeper::is_quiet);
+        if has_ended && self.core.is_settled() && is_told {
             self.tell(SequenceEvent::Ended { last: self.core.done() });
             self.bury(ctx);
         }
@@ -346,6 +431,7 @@ impl SessionActor {
             Sender::Reader(stamp, ticket) => (Some((stamp, ticket)), None),
             Sender::Caller(reply) => (None, Some(reply)),
         };
+        let (arrived, deadline) = (message.request.entry.arrived, message.request.deadline);
         let outcome = Arc::new(StepOutcome {
             form: message.form,
             result,
@@ -361,14 +447,35 @@ impl SessionActor {
             None => StepEnd::Over { outcome: kept, bytes },
         });
         if let Some(reply) = caller {
-            // A caller who has gone wants no answer; the message went on nevertheless.
-            let _ = reply.send(Ok(self.told(number, outcome)));
+            self.await_durable(number, arrived, deadline, reply, outcome);
             if !self.core.is_attached() {
                 // Whoever has the token acts for the reader: nothing waits for one.
                 drop(self.core.deliver_to_whoever_asked());
             }
         }
+        if !self.is_copied() {
+            self.is_durable(number);
+        }
         self.deliver();
+    }
+
+    fn await_durable(
+        &mut self,
+        number: u64,
+        arrived: Instant,
+        deadline: Instant,
+        reply: CallerReply,
+        outcome: Arc<StepOutcome>,
+    ) {
+        let at = self.awaiting.partition_point(|awaiting| awaiting.number <= number);
+        let awaiting = Awaiting {
+            number,
+            arrived,
+            deadline,
+            reply,
+            outcome,
+        };
+        self.awaiting.insert(at, awaiting);
     }
 
     fn deliver(&mut self) {
@@ -411,6 +518,7 @@ impl SessionActor {
             let grave = Grave {
                 tombstone: core.into_tombstone(),
                 open: self.open,
+                life: self.life,
                 _memory: memory,
             };
             self.sessions.bury(&self.incarnation, grave, self.life);
@@ -431,7 +539,13 @@ impl SessionActor {
             for pending in self.core.take_waiting() {
                 self.refuse(pending.sender, None, error.clone());
             }
+            self.release_copy();
             return self.bury(ctx);
+        }
+        if let Some(keeper) = &mut self.keeper {
+            // So that its node keeps it.
+            keeper.touch();
+            self.keep(ctx);
         }
         let wait = if alive { self.life } else { self.life - quiet };
         ctx.run_later(wait, Self::watch_life);
@@ -444,6 +558,8 @@ impl Actor for SessionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.started = true;
         ctx.run_later(self.life, Self::watch_life);
+        // A second node knows of it before its first message.
+        self.after_keeping(ctx);
     }
 }
 
@@ -484,6 +600,10 @@ impl Handler<Offer> for SessionActor {
             From::Reader(stamp, _) if stamp != self.stamp() => return,
             From::Reader(stamp, ticket) => Sender::Reader(stamp, ticket),
             From::Caller { token, reply } => {
+                if !self.core.is_attached() && self.core.done() > 0 && self.core.is_idle() {
+                    // What another node kept for a reader holds no caller up.
+                    drop(self.core.deliver_to_whoever_asked());
+                }
                 let may = token.map_or(self.open, |token| token == *self.core.token());
                 if !may {
                     let _ = reply.send(Err(self.error(SequenceError::WrongToken)));
@@ -592,6 +712,7 @@ impl Handler<GiveWay> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, _: GiveWay, ctx: &mut Self::Context) {
+        self.release_copy();
         ctx.stop();
     }
 }

@@ -138,6 +138,13 @@ pub enum SequenceEvent {
         /// The last number.
         last: u64,
     },
+    /// Everything up to this number survives this node now.
+    Durable {
+        /// The number.
+        number: u64,
+    },
+    /// This node leaves; the sequence can be resumed at another.
+    Moved,
     /// The sequence is gone: it was replaced by another of its name, or its actor crashed.
     Lost,
 }

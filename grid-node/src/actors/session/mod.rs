@@ -9,9 +9,16 @@
 //! and can come back after a break; and from *callers*, each with one message and one outcome (REST, gRPC).
 
 mod actor;
+mod bringing;
+mod calls;
+mod company;
+mod copies;
+mod image;
+mod keeping;
 mod message;
 mod registry;
 
+pub(crate) use company::Company;
 pub use message::{
     AnswerForm, MAX_REQUEST_ID, Reader, ReaderEvents, SequenceEvent, SequenceMessage, SequenceOrder, Stamp,
     StepOutcome, Ticket, Told, Wanted, WantedOutput, pick,

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Context};
@@ -12,11 +13,15 @@ use grid_core::InferError;
 use grid_core::config::SequenceSettings;
 use grid_core::model::{ModelId, ModelName, Version};
 use grid_core::sequence::{Limits, SequenceError, SequenceId, Token, Tombstone};
+use grid_core::wire::sequence::SequenceKey;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::actor::{Attach, From, GiveWay, Offer, Parts, Say, SessionActor, Word, first_bytes};
+use super::actor::{Attach, From, GiveWay, Inherited, Offer, Parts, Say, SessionActor, Word, first_bytes};
+use super::company::Company;
+use super::copies::Copies;
+use super::image::Label;
 use super::message::{Reader, SequenceMessage, SequenceOrder, Stamp, StepOutcome, Ticket, Told};
 use crate::actors::router::RouterHandle;
 use crate::actors::routes::{Routes, VersionRoute};
@@ -26,13 +31,26 @@ use crate::loading::{HeldMemory, MemoryBudget};
 /// short sequences must not hold memory for their whole afterlife.
 const MOST_TOMBSTONES: usize = 16_384;
 
-type Key = (ModelName, SequenceId);
+pub(super) type Key = (ModelName, SequenceId);
 
 /// One of the sequences that a name stood for, one after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Incarnation {
     pub(super) key: Key,
     pub(super) number: u64,
+    /// The same on all nodes that it ever is on.
+    pub(super) birth: u64,
+}
+
+impl Incarnation {
+    /// What it is called between nodes.
+    pub(super) fn wire_key(&self) -> SequenceKey {
+        SequenceKey {
+            model: self.key.0.clone(),
+            id: self.key.1.clone(),
+            birth: self.birth,
+        }
+    }
 }
 
 /// What remains of a sequence.
@@ -40,21 +58,26 @@ pub(super) struct Grave {
     pub(super) tombstone: Tombstone<Arc<StepOutcome>>,
     /// Whether callers need no token.
     pub(super) open: bool,
+    /// How long it lived without a message, and is remembered.
+    pub(super) life: Duration,
     /// Given back with it.
     pub(super) _memory: HeldMemory,
 }
 
-struct Entry {
-    number: u64,
-    version: Version,
-    life: Life,
+pub(super) struct Entry {
+    pub(super) number: u64,
+    pub(super) birth: u64,
+    pub(super) version: Version,
+    pub(super) life: Life,
 }
 
-enum Life {
+pub(super) enum Life {
     Live {
         addr: Addr<SessionActor>,
         /// Whether callers need no token, and may start it over.
         open: bool,
+        token: Token,
+        term: Arc<AtomicU64>,
     },
     Over {
         grave: Grave,
@@ -65,8 +88,16 @@ enum Life {
 /// All sequences of a node. See the parent module.
 pub struct Sessions {
     settings: SequenceSettings,
-    budget: MemoryBudget,
-    entries: DashMap<Key, Entry>,
+    pub(super) budget: MemoryBudget,
+    pub(super) entries: DashMap<Key, Entry>,
+    /// The other nodes, where there are any.
+    company: OnceLock<Company>,
+    /// What this node holds for sequences of other nodes.
+    pub(super) copies: Copies,
+    /// Names of which a sequence is being brought here.
+    pub(super) bringing: DashMap<Key, ()>,
+    /// This node leaves: nothing begins here any more.
+    pub(super) leaving: AtomicBool,
     /// Sequences that live, by model.
     live: DashMap<ModelName, usize>,
     last_number: AtomicU64,
@@ -80,7 +111,7 @@ impl std::fmt::Debug for Sessions {
     }
 }
 
-fn refused(id: &SequenceId, error: SequenceError) -> InferError {
+pub(super) fn refused(id: &SequenceId, error: SequenceError) -> InferError {
     InferError::Sequence { id: id.clone(), error }
 }
 
@@ -91,10 +122,24 @@ impl Sessions {
             settings,
             budget,
             entries: DashMap::new(),
+            company: OnceLock::new(),
+            copies: Copies::default(),
+            bringing: DashMap::new(),
+            leaving: AtomicBool::new(false),
             live: DashMap::new(),
             last_number: AtomicU64::new(0),
             graves: Mutex::default(),
         }
+    }
+
+    /// The node is one of a grid: sequences that begin from now on are held by two nodes.
+    pub(crate) fn join(&self, company: Company) {
+        // A node joins one grid, once.
+        let _ = self.company.set(company);
+    }
+
+    pub(super) fn company(&self) -> Option<&Company> {
+        self.company.get()
     }
 
     /// The bounds of each sequence.
@@ -165,7 +210,7 @@ impl Sessions {
         id: &SequenceId,
         reader: Reader,
     ) -> Result<Attachment, InferError> {
-        let opened = self.open(router, route, id, Some(reader))?;
+        let opened = self.open(router, route, id, Some(reader), None)?;
         Ok(Attachment {
             id: id.clone(),
             model: route.id.clone(),
@@ -175,22 +220,26 @@ impl Sessions {
         })
     }
 
-    fn open(
+    pub(super) fn open(
         self: &Arc<Self>,
         router: &RouterHandle,
         route: &Arc<VersionRoute>,
         id: &SequenceId,
         reader: Option<Reader>,
+        brought: Option<Brought>,
     ) -> Result<Opened, InferError> {
         if !route.may_serve() {
             return Err(route.not_ready());
+        }
+        if self.leaving.load(Ordering::Relaxed) {
+            return Err(leaves(&route.id));
         }
         let overloaded = |reason: String| InferError::Overloaded {
             model: route.id.clone(),
             reason,
             retry_after: Duration::from_secs(1),
         };
-        let open = reader.is_none();
+        let open = brought.as_ref().map_or(reader.is_none(), |brought| brought.open);
         let key = (route.id.name.clone(), id.clone());
         let memory = self.budget.hold(first_bytes(route));
         let memory = memory.map_err(|error| overloaded(format!("no memory for one more sequence: {error}")))?;
@@ -199,7 +248,8 @@ impl Sessions {
         let replaced = match &place {
             Place::Occupied(entry) => match &entry.get().life {
                 // A caller without a token starts its sequence over, as Triton does; nobody else can mean this one.
-                Life::Live { addr, open: true } if open => Some(addr.clone()),
+                Life::Live { .. } if brought.is_some() => return Err(refused(id, SequenceError::Exists)),
+                Life::Live { addr, open: true, .. } if open => Some(addr.clone()),
                 Life::Live { .. } => return Err(refused(id, SequenceError::Exists)),
                 Life::Over { .. } => None,
             },
@@ -217,13 +267,19 @@ impl Sessions {
             *live += 1;
             gauge!("grid_sequences", "model" => route.id.name.to_string()).set(*live as f64);
         }
-        self.count("started", &route.id);
+        self.count(if brought.is_some() { "brought" } else { "started" }, &route.id);
         let number = 1 + self.last_number.fetch_add(1, Ordering::Relaxed);
-        let token = Token::new(rand::random());
+        let (token, birth, inherited) = match brought {
+            Some(Brought { birth, inherited, .. }) => (inherited.export.token, birth, Some(inherited)),
+            None => (Token::new(rand::random()), rand::random(), None),
+        };
+        let term: Arc<AtomicU64> = Arc::default();
         let (actor, attached) = SessionActor::new(Parts {
-            incarnation: Incarnation { key, number },
+            incarnation: Incarnation { key, number, birth },
             token,
             open,
+            inherited,
+            term: Arc::clone(&term),
             reader,
             route: Arc::clone(route),
             router: router.clone(),
@@ -235,10 +291,13 @@ impl Sessions {
         let addr = SessionActor::start_in_arbiter(router.arbiter(), move |_: &mut Context<SessionActor>| actor);
         let entry = Entry {
             number,
+            birth,
             version: route.id.version,
             life: Life::Live {
                 addr: addr.clone(),
                 open,
+                token,
+                term,
             },
         };
         match place {
@@ -281,7 +340,7 @@ impl Sessions {
             return Err(refused(id, SequenceError::OutOfOrder { expected, found }));
         }
         let started = match order.start {
-            true => Some(self.open(router, &message.route, id, None)?),
+            true => Some(self.open(router, &message.route, id, None, None)?),
             false => None,
         };
         let (token, addr) = match &started {
@@ -353,7 +412,8 @@ impl Sessions {
     /// # Errors
     /// When there is no such sequence, the token is another, or it cannot be resumed from there.
     pub async fn resume(
-        &self,
+        self: &Arc<Self>,
+        router: &RouterHandle,
         model: &ModelName,
         id: &SequenceId,
         token: Token,
@@ -364,6 +424,7 @@ impl Sessions {
         let unknown = || refuse(SequenceError::Unknown);
         // The actor of one that is just being buried does not answer, and then it is over.
         for _ in 0..2 {
+            self.bring(router, model, id, Some(token)).await?;
             let (addr, version, number) = {
                 let entry = self.entries.get(&(model.clone(), id.clone())).ok_or_else(unknown)?;
                 let (version, number) = (entry.version, entry.number);
@@ -420,6 +481,8 @@ impl Sessions {
 
     /// Forgets what is over for long enough. To be called now and then.
     pub fn sweep(&self) {
+        self.copies.sweep();
+        gauge!("grid_sequence_copies").set(self.copies.count() as f64);
         let now = Instant::now();
         loop {
             let ((_, number), key) = {
@@ -436,7 +499,7 @@ impl Sessions {
 
     /// Puts what remains of a sequence in its place.
     pub(super) fn bury(&self, incarnation: &Incarnation, grave: Grave, life: Duration) {
-        let Incarnation { key, number } = incarnation;
+        let Incarnation { key, number, .. } = incarnation;
         let until = Instant::now() + life;
         let is_its_place = match self.entries.get_mut(key) {
             Some(mut entry) if entry.number == *number => {
@@ -457,6 +520,22 @@ impl Sessions {
         };
         if full {
             self.sweep();
+        }
+    }
+
+    /// What remains of a sequence that ended on another node is remembered here too.
+    pub(super) fn lay_down(&self, label: &Label, grave: Grave) {
+        let key = (label.key.model.clone(), label.key.id.clone());
+        let number = 1 + self.last_number.fetch_add(1, Ordering::Relaxed);
+        let until = Instant::now() + grave.life;
+        if let Place::Vacant(vacant) = self.entries.entry(key.clone()) {
+            vacant.insert(Entry {
+                number,
+                birth: label.key.birth,
+                version: label.version,
+                life: Life::Over { grave, until },
+            });
+            self.graves.lock().insert((until, number), key);
         }
     }
 
@@ -487,7 +566,22 @@ impl Sessions {
     }
 }
 
-struct Opened {
+/// A sequence that lived elsewhere.
+pub(super) struct Brought {
+    pub(super) birth: u64,
+    pub(super) open: bool,
+    pub(super) inherited: Inherited,
+}
+
+/// Why nothing begins on a node that leaves.
+pub(super) fn leaves(model: &ModelId) -> InferError {
+    InferError::NotReady {
+        model: model.to_string(),
+        reason: "this node leaves the grid; go on at another".to_owned(),
+    }
+}
+
+pub(super) struct Opened {
     token: Token,
     stamp: Stamp,
     addr: Addr<SessionActor>,

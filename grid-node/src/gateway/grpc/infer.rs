@@ -169,6 +169,10 @@ impl Exchange<'_> {
     ) -> Result<(ModelInferResponse, Timing), InferError> {
         let Gateway { routes, sessions, .. } = &self.shared.gateway;
         let order = inference::order(&decoded.parameters);
+        if !order.start {
+            let (router, model) = (&self.shared.router, &self.route.id.name);
+            sessions.bring(router, model, sequence, order.token).await?;
+        }
         let route = sessions.route(routes, Arc::clone(&self.route), sequence, names_version, order.start)?;
         let (request, wanted) = self.checked(&route, decoded)?;
         let form = AnswerForm {

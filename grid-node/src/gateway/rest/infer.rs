@@ -128,6 +128,10 @@ impl Exchange<'_> {
         let Gateway { routes, sessions, .. } = &*self.worker.shared;
         let names_version = named(request).1.is_some();
         let order = order(parameters);
+        if !order.start {
+            let (router, model) = (&self.worker.router, &self.route.id.name);
+            sessions.bring(router, model, sequence, order.token).await?;
+        }
         let route = sessions.route(routes, Arc::clone(self.route), sequence, names_version, order.start)?;
         let (request, wanted) = checked(&route, &decoded, true, self.arrived, self.span.clone())?;
         let form = AnswerForm {

@@ -31,6 +31,13 @@ pub(super) enum ServerMessage<'a> {
     },
     /// All outcomes of a sequence have been told, and it takes no more.
     Ended { sequence_id: &'a str, last: u64 },
+    /// Everything up to a number survives the node that the sequence lives on.
+    Durable {
+        sequence_id: &'a str,
+        sequence_durable: u64,
+    },
+    /// This node leaves: the sequence can be resumed at another.
+    Moved { sequence_id: &'a str },
     /// Another connection has taken a sequence over.
     Fenced { sequence_id: &'a str },
     /// A request, or a message of a sequence, or a word about one, has no output.

@@ -267,9 +267,9 @@ impl Conversation {
                 }
                 self.resuming.insert(id.clone(), Vec::new());
                 let (sessions, model) = (Arc::clone(&self.worker.shared.sessions), self.model.clone());
-                let reader = self.reader();
+                let (reader, worker) = (self.reader(), self.worker.clone());
                 self.in_flight.push(Box::pin(async move {
-                    let resumed = sessions.resume(&model, &id, token, last, reader).await;
+                    let resumed = sessions.resume(&worker.router, &model, &id, token, last, reader).await;
                     Happened::Resumed(id, token, last, resumed)
                 }));
             }

@@ -175,7 +175,18 @@ impl Conversation {
     /// The answer to a resume.
     pub(super) fn resumed(&mut self, id: &SequenceId, token: Token, last: u64, resumed: Result<Resumed, InferError>) {
         match resumed {
-            Err(error) => self.refuse(None, &error, Some(unnumbered(id))),
+            Err(error) => {
+                let mut place = unnumbered(id);
+                if let InferError::Sequence {
+                    error: SequenceError::Ahead { last },
+                    ..
+                } = &error
+                {
+                    // From where it can be resumed: another node may lack what was not durable.
+                    place.number = Some(*last);
+                }
+                self.refuse(None, &error, Some(place));
+            }
             Ok(Resumed::Live {
                 next,
                 durable,
@@ -262,6 +273,16 @@ impl Conversation {
                 self.say(&ServerMessage::Ended {
                     sequence_id: id.as_str(),
                     last,
+                });
+            }
+            SequenceEvent::Durable { number } => self.say(&ServerMessage::Durable {
+                sequence_id: id.as_str(),
+                sequence_durable: number,
+            }),
+            SequenceEvent::Moved => {
+                self.leave(id, &SequenceError::Fenced);
+                self.say(&ServerMessage::Moved {
+                    sequence_id: id.as_str(),
                 });
             }
             SequenceEvent::Lost => {

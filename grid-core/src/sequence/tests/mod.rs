@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod takeover;
+
 /// The model: the state is the text of all messages that ran, and each outcome shows it.
 type Sut = Sequence<u32, String, String>;
 
@@ -57,6 +59,7 @@ fn a_reader_that_comes_back_gets_what_it_lacks_and_the_one_before_is_fenced() {
     assert_eq!(sequence.deliver(), [(1, "/1".to_owned())]);
     assert!(sequence.detach(first));
     run(&mut sequence);
+    sequence.made_durable(2);
     assert_eq!(sequence.deliver(), [], "nobody reads");
     assert_eq!(sequence.attach(&Token::new(1), 1), Err(SequenceError::WrongToken));
     assert_eq!(sequence.attach(&token(), 3), Err(SequenceError::Ahead { last: 2 }));
