@@ -4,6 +4,7 @@
 //! over restarts, and know them before they start. Each has a folder of its own for its config and its data, which lasts
 //! as long as the grid does.
 
+mod beds;
 mod callers;
 mod network;
 mod status;
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 use crate::process::{NodeCommand, NodeProcess, Response};
 use crate::repository_root;
 
+pub use beds::{Beds, BedsReport, Recording};
 pub use callers::{Callers, CallersOptions, CallersReport, Question};
 pub use network::Network;
 pub use status::{NodeStatus, ReplicaStatus, ShardStatus, Status, Trouble};

@@ -36,8 +36,13 @@ pub enum StreamError {
 impl Stream {
     /// Connects, and takes the server's first message.
     pub fn connect(address: SocketAddr, model: &str) -> Result<Self, StreamError> {
-        let connection = TcpStream::connect(address)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        Self::connect_within(address, model, PATIENCE)
+    }
+
+    /// The same; no message may then take longer than this to come.
+    pub fn connect_within(address: SocketAddr, model: &str, patience: Duration) -> Result<Self, StreamError> {
+        let connection = TcpStream::connect_timeout(&address, patience)?;
+        connection.set_read_timeout(Some(patience))?;
         connection.set_nodelay(true)?;
         let url = format!("ws://{address}/v2/models/{model}/stream");
         let connected = tungstenite::client(url, connection);

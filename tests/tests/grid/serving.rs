@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use grid_tests::grid::{Grid, MODELS, question, repository_of};
 
-use crate::{BINARY, three};
+use crate::{BINARY, SHARDS, three};
 
 #[test]
 fn any_node_answers_for_any_model_and_each_has_its_replicas() {
@@ -14,7 +14,7 @@ fn any_node_answers_for_any_model_and_each_has_its_replicas() {
     }
     for node in grid.nodes() {
         let status = node.status().unwrap();
-        assert_eq!(status.deployed().len(), MODELS.len(), "{status:?}");
+        assert_eq!(status.deployed().len(), SHARDS, "{status:?}");
         assert!(status.shards.iter().all(|shard| shard.ready().len() == 2), "{status:?}");
     }
 }
