@@ -176,7 +176,7 @@ impl Joined {
         let sessions = bringing.sessions;
         sessions.join(Company {
             peers: peers.clone(),
-            node: Arc::clone(&node),
+            node: NodeId::clone(&node.load()),
             members: known.clone(),
         });
         let actor = GridActor::new(GridOptions {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use grid_core::cluster::{Member, NodeId, NodeName, Quorum};
 use grid_core::placement;
 use grid_core::tensor::Buffer;
@@ -19,15 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The other nodes. See the module's documentation.
 pub(crate) struct Company {
     pub(crate) peers: Peers,
-    /// This node, in its present life.
-    pub(crate) node: Arc<ArcSwap<NodeId>>,
+    /// This node as it was started. Where others took it to be down for a while it goes on as a new generation, and is still
+    /// the home of its sequences: what counts there is the process that holds them.
+    pub(crate) node: NodeId,
     /// All that are known, this one among them.
     pub(crate) members: watch::Receiver<Arc<Vec<Member>>>,
 }
 
 impl Company {
+    /// The home of what lives here.
     pub(super) fn own(&self) -> NodeId {
-        NodeId::clone(&self.node.load())
+        self.node.clone()
     }
 
     pub(super) fn members(&self) -> Arc<Vec<Member>> {
@@ -35,7 +36,7 @@ impl Company {
     }
 
     pub(super) fn quorum(&self) -> Quorum {
-        Quorum::of(&self.node.load().name, self.members().iter())
+        Quorum::of(&self.node.name, self.members().iter())
     }
 
     /// The nodes that are up and reached, this one left out.
@@ -89,7 +90,7 @@ impl Company {
 
     /// Whether there is nobody else who could hold a copy, or go on with one.
     pub(super) fn is_alone(&self) -> bool {
-        let own = &self.node.load().name;
+        let own = &self.node.name;
         let members = self.members();
         let mut others = members.iter().filter(|member| member.id.name != *own && !member.gone);
         !others.any(|member| member.up) && Quorum::of(own, members.iter()).is_reached([own])
