@@ -4,8 +4,8 @@
 //! - `moves`: an open loop at 30 % of what the grid was measured to do, before and while a node joins, leaves, all are
 //!   restarted one after the other, and one has its memory halved: requests that failed, and the ratio of the 99th
 //!   percentiles. Callers, nodes and whatever loads share the machine's cores, so a ratio here is an upper bound.
-//! - `kills`: nodes are killed and frozen under the same load: requests that failed, and how long after it the other
-//!   nodes answered for every model again.
+//! - `kills`: nodes are killed and frozen under the same load, and with sequences under way: requests that failed, how long
+//!   after it the other nodes answered for every model again, and how long sequences were away.
 //! - `idle`: CPU time of each node of a grid that nobody calls, as a share of one core.
 //!
 //! `cargo bench -p grid-tests --bench grid -- [SECONDS [KILLS [moves|kills|idle]]]`; 20 seconds a phase, 5 kills, all.
@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use grid_tests::grid::{Callers, CallersOptions, CallersReport, Grid, MODELS, question, repository_of};
+use grid_tests::grid::{
+    Beds, BedsReport, Callers, CallersOptions, CallersReport, Grid, MODELS, copy_model, question, repository_of,
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_grid-node-under-test");
 
@@ -23,6 +25,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_grid-node-under-test");
 const CALLERS: usize = 32;
 /// Share of the capacity that the open loops ask for.
 const SHARE: f64 = 0.3;
+/// Sequences under way, and the time between an output and the next message of each.
+const BEDS: usize = 16;
+const PACE: Duration = Duration::from_millis(20);
 /// How long the capacity is measured.
 const MEASURED: Duration = Duration::from_secs(5);
 
@@ -36,6 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let only = arguments.get(2).map_or("", String::as_str);
     let phase = Duration::from_secs_f64(seconds);
     let repository = repository_of(&MODELS);
+    copy_model("vitals", &repository.path().join("vitals"));
     let mut grid = Grid::of(BINARY, &["a", "b", "c"], repository.path());
     if "idle".contains(only) {
         idle(&mut grid, phase)?;
@@ -177,6 +183,8 @@ fn answered_everywhere(grid: &Grid, but: usize) -> Duration {
 
 fn break_nodes(grid: &mut Grid, kills: usize, per_second: Option<f64>) {
     let three: Vec<SocketAddr> = grid.addresses().into_iter().take(3).collect();
+    let mut tally = Tally::default();
+    let beds = Beds::start(three.clone(), BEDS, PACE);
     for kill in 0..kills {
         let place = kill % 3;
         let callers = Callers::start(CallersOptions {
@@ -201,9 +209,21 @@ fn break_nodes(grid: &mut Grid, kills: usize, per_second: Option<f64>) {
             report.max,
         );
         show_failures(&report);
+        tally.requests += report.requests;
+        tally.failed += report.failed;
+        tally.answered.push(answered);
+        tally.longest.push(report.max);
         grid.start(place);
         grid.rests();
     }
+    println!(
+        "{kills} kills: {} of {} requests failed; answered everywhere after {}; longest request {}",
+        tally.failed,
+        tally.requests,
+        spread(&mut tally.answered),
+        spread(&mut tally.longest),
+    );
+    show_beds("kills", beds.take());
     for place in 0..3 {
         let others: Vec<SocketAddr> = (0..3)
             .filter(|other| *other != place)
@@ -230,5 +250,38 @@ fn break_nodes(grid: &mut Grid, kills: usize, per_second: Option<f64>) {
             report.p99,
         );
         show_failures(&report);
+    }
+    show_beds("freezes", beds.stop());
+}
+
+/// What all kills together came to.
+#[derive(Default)]
+struct Tally {
+    requests: u64,
+    failed: u64,
+    answered: Vec<Duration>,
+    longest: Vec<Duration>,
+}
+
+/// The median and the longest.
+fn spread(durations: &mut [Duration]) -> String {
+    durations.sort_unstable();
+    match (durations.get(durations.len() / 2), durations.last()) {
+        (Some(median), Some(longest)) => format!("{median:.1?} (median), {longest:.1?} (longest)"),
+        _ => "no time".to_owned(),
+    }
+}
+
+fn show_beds(what: &str, mut report: BedsReport) {
+    println!(
+        "{what}: {} outputs of sequences, {} wrong, {} computed again; {} times a sequence went on elsewhere, away for {}",
+        report.outputs,
+        report.wrong.len(),
+        report.again,
+        report.gaps.len(),
+        spread(&mut report.gaps),
+    );
+    for wrong in &report.wrong {
+        println!("  wrong: {wrong}");
     }
 }
