@@ -67,8 +67,7 @@ impl Assembly {
         let needed = self.arrived + more;
         if needed > self.bytes.capacity() {
             // The header of the frame behind may be read along with the last bytes.
-            let most = self.total + HEADER;
-            let target = most.min(MAX_RESERVED.max(2 * self.arrived)).max(needed);
+            let target = (self.total.min(MAX_RESERVED.max(2 * self.arrived)) + HEADER).max(needed);
             self.bytes.reserve(target - self.bytes.len());
         }
     }
@@ -118,6 +117,7 @@ impl Assembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::ALIGNMENT;
     use proptest::prelude::*;
 
     proptest! {
@@ -151,6 +151,12 @@ mod tests {
         let mut assembly = Assembly::new(1 << 31);
         assert_eq!(assembly.bytes.capacity(), 0);
         assembly.push(&[1]).unwrap();
-        assert!(assembly.bytes.capacity() <= MAX_RESERVED);
+        assert!(assembly.bytes.capacity() <= MAX_RESERVED + ALIGNMENT);
+        // And one that fits is never moved.
+        let mut assembly = Assembly::new(MAX_RESERVED);
+        assembly.push(&[1]).unwrap();
+        let capacity = assembly.bytes.capacity();
+        assembly.room(MAX_RESERVED - 1 + HEADER);
+        assert_eq!(assembly.bytes.capacity(), capacity);
     }
 }
