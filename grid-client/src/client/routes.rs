@@ -12,7 +12,7 @@ use grid_core::model::manifest::Manifest;
 use grid_core::model::{ModelId, ModelName, Version};
 use grid_core::tensor::Tensor;
 use grid_core::wire::call::{Call, Description, Reply, Topology};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::peers::{Peer, ask};
@@ -66,6 +66,24 @@ impl Waiting {
                 reason: self.reason,
             },
         }
+    }
+}
+
+/// Since when no node knows a model. Nodes that have just started know few, so that time counts from the last moment at
+/// which one did, and not from that of the request.
+#[derive(Debug, Default)]
+pub(super) struct Unknown(Option<Instant>);
+
+impl Unknown {
+    /// What is known now; until when it is worth waiting, if no node knows the model.
+    pub(super) fn until(&mut self, waiting: &Waiting, core: &Core) -> Option<Instant> {
+        self.0 = waiting.is_unknown.then(|| self.0.unwrap_or_else(Instant::now));
+        self.0.map(|since| since + core.options.unknown_model)
+    }
+
+    /// There is a route.
+    pub(super) fn is_over(&mut self) {
+        self.0 = None;
     }
 }
 

@@ -117,6 +117,24 @@ async fn a_model_that_nobody_knows_is_told_with_the_nearest_name() {
 }
 
 #[tokio::test]
+async fn a_request_for_a_version_that_nobody_knows_does_not_wait_to_its_deadline() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| panic!("it was sent")).await;
+    grid.ready(&[&a]);
+    let options = ClientOptions {
+        unknown_model: Duration::from_millis(50),
+        ..fake::options()
+    };
+    let client = GridClient::connect([a.at.to_string()], options).await.unwrap();
+    let model = client.model("forest").await.unwrap().version(9);
+    let request = model.request().inputs(input(0.0)).timeout(100 * LONG);
+    let error = tokio::time::timeout(LONG, request.send()).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "nobody hosts model `forest` in version 9; it has 1");
+    let begun = tokio::time::timeout(LONG, model.sequence("s").start()).await.unwrap();
+    assert_eq!(begun.unwrap_err(), error);
+}
+
+#[tokio::test]
 async fn a_model_that_is_not_ready_in_time_is_told_with_what_is_known_of_it() {
     let grid = FakeGrid::new();
     let a = FakeNode::inferring(&grid, "a", |_| panic!("it was sent")).await;
