@@ -24,8 +24,8 @@ pub struct ClientOptions {
     pub poll: Duration,
     /// A link that was not used for so long is closed.
     pub idle: Duration,
-    /// How long a model, a version of one, or a sequence is waited for that no node knows: it may just have been deployed, and nodes that
-    /// have just started know few.
+    /// How long a model, a version of one, or a sequence is waited for that no node knows, and none has known since
+    /// this client was made: it may just have been deployed.
     pub unknown_model: Duration,
     /// Bounds of the links. A node that freezes is noticed by their pings.
     pub limits: Limits,

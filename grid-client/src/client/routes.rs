@@ -1,6 +1,6 @@
 //! Who hosts which model, and what requests for it look like.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub(crate) enum Found {
 /// Why there is no route.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// No node names it, in whatever stage.
+    /// No node names it, in whatever stage, nor has one before.
     pub(crate) is_unknown: bool,
     reason: String,
 }
@@ -69,8 +69,7 @@ impl Waiting {
     }
 }
 
-/// Since when no node knows a model. Nodes that have just started know few, so that time counts from the last moment at
-/// which one did, and not from that of the request.
+/// Since when no node knows a model. That time counts from when a node could be asked, and not from that of the request.
 #[derive(Debug, Default)]
 pub(super) struct Unknown(Option<Instant>);
 
@@ -95,6 +94,9 @@ pub(super) struct RouteTable {
     asked: HashSet<(ModelId, Digest)>,
     /// Kept over changes of the topology, with what was measured of them.
     replicas: HashMap<(ModelId, NodeId, Digest), Arc<Replica>>,
+    /// All that any node ever hosted. What was there and is not may come back, as when all nodes are restarted: it is waited
+    /// for, where a name that was never heard of is a mistake.
+    seen: BTreeSet<ModelId>,
 }
 
 impl RouteTable {
@@ -107,6 +109,7 @@ impl RouteTable {
         let hosted = topology.nodes.iter().flat_map(|node| &node.replicas);
         let hosted: HashSet<(ModelId, Digest)> =
             hosted.map(|replica| (replica.model.clone(), replica.content)).collect();
+        self.seen.extend(hosted.iter().map(|(model, _)| model.clone()));
         let lives: HashSet<&NodeId> = topology.nodes.iter().map(|node| &node.node).collect();
         self.described.retain(|content, _| hosted.contains(content));
         self.replicas
@@ -160,7 +163,10 @@ impl Core {
             }
         }
         let Some(newest) = ready.keys().next_back().copied() else {
-            return Err(unknown_or_not_ready(topology, name, version, &others));
+            let mut waiting = unknown_or_not_ready(topology, name, version, &others);
+            let is_it = |seen: &ModelId| seen.name == *name && version.is_none_or(|version| version == seen.version);
+            waiting.is_unknown &= !self.routes.lock().seen.iter().any(is_it);
+            return Err(waiting);
         };
         let preferred = match version {
             Some(version) => version,
@@ -269,7 +275,7 @@ fn unknown_or_not_ready(topology: &Topology, name: &ModelName, version: Option<V
         };
     }
     let replicas = || topology.nodes.iter().flat_map(|node| &node.replicas);
-    let has: std::collections::BTreeSet<_> = replicas()
+    let has: BTreeSet<_> = replicas()
         .filter(|replica| replica.model.name == *name)
         .map(|replica| replica.model.version.to_string())
         .collect();
