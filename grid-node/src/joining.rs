@@ -26,12 +26,6 @@ use crate::store::artifacts::{ArtifactOptions, ArtifactStore};
 /// Most threads of the mesh: a link does little but move bytes, and runs what is quick.
 const MOST_THREADS: usize = 4;
 
-/// How links that this node opens to others are watched: a frozen node is routed around within their sum.
-const PING: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(600));
-
-/// How long a handshake may take: a frozen node takes connections and says nothing.
-const HANDSHAKE: Duration = Duration::from_secs(2);
-
 /// How long a node that starts waits at most for news of its grid: a few times what it takes.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
@@ -158,12 +152,7 @@ impl Joined {
         let (changes, link_changes) = mpsc::unbounded_channel();
         let peers = Peers::new(PeersOptions {
             link: Arc::clone(&link),
-            limits: Limits {
-                ping_interval: PING.0,
-                pong_timeout: PING.1,
-                handshake_timeout: HANDSHAKE,
-                ..Limits::default()
-            },
+            limits: Limits::of_requests(),
             arbiters: mesh.arbiters(),
             changes,
         });

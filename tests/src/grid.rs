@@ -7,6 +7,7 @@
 mod beds;
 mod callers;
 mod network;
+mod sample;
 mod status;
 
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ use crate::repository_root;
 pub use beds::{Beds, BedsReport, Recording};
 pub use callers::{Callers, CallersOptions, CallersReport, Question};
 pub use network::Network;
+pub use sample::{Sample, values};
 pub use status::{NodeStatus, ReplicaStatus, ShardStatus, Status, Trouble};
 
 /// A cluster key. It protects nothing: it stands here.
@@ -80,6 +82,8 @@ pub struct NodePlan {
     pub mesh: SocketAddr,
     /// `memory.budget`, in bytes.
     pub memory: Option<u64>,
+    /// `runtime.onnxruntime`.
+    pub onnxruntime: Option<PathBuf>,
     /// The network namespace that it runs in.
     pub namespace: Option<String>,
 }
@@ -124,6 +128,7 @@ impl Grid {
             seeds: (0..SEEDS).map(|place| self.mesh(place)).collect(),
             mesh: self.mesh(place),
             memory: None,
+            onnxruntime: None,
             namespace: None,
         };
         let http = SocketAddr::new(self.at, 8000 + port(place));
@@ -417,9 +422,14 @@ impl GridNode {
             .memory
             .map(|bytes| format!("[memory]\nbudget = '{bytes}B'\n"))
             .unwrap_or_default();
+        let runtime = plan
+            .onnxruntime
+            .as_ref()
+            .map(|library| format!("[runtime]\nonnxruntime = '{}'\n", library.display()))
+            .unwrap_or_default();
         let text = format!(
             "[node]\nname = '{}'\ndata_dir = 'data'\n[grid]\nname = '{}'\nlisten = '{}'\nkey = '{}'\nseeds = [{}]\n\
-             [models]\nrepository = '{}'\n[limits]\ntimeout = '60s'\n{memory}",
+             [models]\nrepository = '{}'\n[limits]\ntimeout = '60s'\n{memory}{runtime}",
             plan.name,
             plan.grid,
             plan.mesh,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use super::routes::{Host, Route, Waiting};
+use super::routes::{Host, Route, Unknown, Waiting};
 use super::{ClientError, Described, Found, GridClient, LOOK_AGAIN};
 use crate::replica::{Answered, AttemptEnd, Message, Next, UnderWay};
 
@@ -48,6 +48,7 @@ pub(super) struct Dispatch {
     /// Who hosts the model by the word of those that do not any more.
     hinted: Vec<NodeName>,
     waiting: Option<Waiting>,
+    unknown: Unknown,
 }
 
 impl Dispatch {
@@ -65,6 +66,7 @@ impl Dispatch {
             tried: Vec::new(),
             hinted: Vec::new(),
             waiting: None,
+            unknown: Unknown::default(),
         }
     }
 
@@ -126,6 +128,7 @@ impl Dispatch {
         self.changes.borrow_and_update();
         match core.find(&self.wanted.model, self.wanted.version) {
             Found::Route(route) => {
+                self.unknown.is_over();
                 self.arrange(&route)?;
                 if let Some(host) = self.choose(&route)
                     && let Some(link) = host.peer.link()
@@ -144,7 +147,16 @@ impl Dispatch {
                 }
                 self.waiting = None;
             }
-            Found::Waiting(waiting) => self.waiting = Some(waiting),
+            Found::Waiting(waiting) => {
+                if self
+                    .unknown
+                    .until(&waiting, &core)
+                    .is_some_and(|until| until <= Instant::now())
+                {
+                    return Err(waiting.into_error(&self.wanted.model, self.began.elapsed()));
+                }
+                self.waiting = Some(waiting);
+            }
         }
         let _ = timeout(jittered(LOOK_AGAIN), self.changes.changed()).await;
         self.tried.clear();

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use grid_core::cluster::NodeName;
 use grid_core::dispatch::retry::RetryBudget;
-use grid_core::model::ModelName;
+use grid_core::model::{ModelName, Version};
 use grid_core::wire::call::Topology;
 use grid_core::wire::handshake::Peer as Identity;
 use parking_lot::Mutex;
@@ -29,11 +29,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub use error::ClientError;
 pub use options::ClientOptions;
 pub use request::{Answer, Model, Outputs, Request, StreamedOutput, Streaming};
-pub(crate) use routes::{Described, Found};
+pub(crate) use routes::{Described, Found, Route};
 
 use crate::link::LinkOptions;
 use peers::Peer;
-use routes::RouteTable;
+use routes::{RouteTable, Unknown};
 use topology::Trouble;
 
 /// How long a request that nobody takes waits at most before it looks again: nodes that refused it may take it by then.
@@ -196,22 +196,8 @@ impl GridClient {
     pub async fn model(&self, name: &str) -> Result<Model, ClientError> {
         let name: ModelName = name.parse()?;
         let core = self.core();
-        let began = Instant::now();
-        let mut changes = core.watch();
-        loop {
-            changes.borrow_and_update();
-            let waiting = match core.find(&name, None) {
-                Found::Route(_) => return Ok(Model::new(self.clone(), name)),
-                Found::Waiting(waiting) => waiting,
-            };
-            let patience = match waiting.is_unknown {
-                true => core.options.unknown_model.min(core.options.timeout),
-                false => core.options.timeout,
-            };
-            if timeout_at(began + patience, changes.changed()).await.is_err() {
-                return Err(waiting.into_error(&name, began.elapsed()));
-            }
-        }
+        core.route(&name, None, core.options.timeout).await?;
+        Ok(Model::new(self.clone(), name))
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -220,6 +206,31 @@ impl GridClient {
 }
 
 impl Core {
+    /// Waits for a route: so long, but for a model that no node knows only as long as [`ClientOptions::unknown_model`].
+    pub(crate) async fn route(
+        self: &Arc<Self>,
+        name: &ModelName,
+        version: Option<Version>,
+        within: Duration,
+    ) -> Result<Arc<Route>, ClientError> {
+        let began = Instant::now();
+        let mut changes = self.watch();
+        let mut unknown = Unknown::default();
+        loop {
+            changes.borrow_and_update();
+            let waiting = match self.find(name, version) {
+                Found::Route(route) => return Ok(route),
+                Found::Waiting(waiting) => waiting,
+            };
+            let until = unknown
+                .until(&waiting, self)
+                .map_or(began + within, |until| until.min(began + within));
+            if timeout_at(until, changes.changed()).await.is_err() {
+                return Err(waiting.into_error(name, began.elapsed()));
+            }
+        }
+    }
+
     fn why_unreachable(&self) -> String {
         let trouble = self.trouble.lock().clone();
         trouble.map_or_else(|| "no address has answered yet".to_owned(), |trouble| trouble.reason)

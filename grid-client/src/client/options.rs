@@ -24,10 +24,10 @@ pub struct ClientOptions {
     pub poll: Duration,
     /// A link that was not used for so long is closed.
     pub idle: Duration,
-    /// How long [`GridClient::model`](super::GridClient::model) waits for a model that no node knows: it may just have been
-    /// deployed.
+    /// How long a model, a version of one, or a sequence is waited for that no node knows, and none has known since
+    /// this client was made: it may just have been deployed.
     pub unknown_model: Duration,
-    /// Bounds of the links.
+    /// Bounds of the links. A node that freezes is noticed by their pings.
     pub limits: Limits,
 }
 
@@ -43,7 +43,7 @@ impl ClientOptions {
             poll: Duration::from_secs(1),
             idle: Duration::from_secs(60),
             unknown_model: Duration::from_secs(2),
-            limits: Limits::default(),
+            limits: Limits::of_requests(),
         }
     }
 }

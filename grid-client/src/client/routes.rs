@@ -1,6 +1,6 @@
 //! Who hosts which model, and what requests for it look like.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use grid_core::model::manifest::Manifest;
 use grid_core::model::{ModelId, ModelName, Version};
 use grid_core::tensor::Tensor;
 use grid_core::wire::call::{Call, Description, Reply, Topology};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::peers::{Peer, ask};
@@ -50,7 +50,7 @@ pub(crate) enum Found {
 /// Why there is no route.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// No node names it, in whatever stage.
+    /// No node names it, in whatever stage, nor has one before.
     pub(crate) is_unknown: bool,
     reason: String,
 }
@@ -69,6 +69,23 @@ impl Waiting {
     }
 }
 
+/// Since when no node knows a model. That time counts from when a node could be asked, and not from that of the request.
+#[derive(Debug, Default)]
+pub(super) struct Unknown(Option<Instant>);
+
+impl Unknown {
+    /// What is known now; until when it is worth waiting, if no node knows the model.
+    pub(super) fn until(&mut self, waiting: &Waiting, core: &Core) -> Option<Instant> {
+        self.0 = waiting.is_unknown.then(|| self.0.unwrap_or_else(Instant::now));
+        self.0.map(|since| since + core.options.unknown_model)
+    }
+
+    /// There is a route.
+    pub(super) fn is_over(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// See [`Core::find`].
 #[derive(Default)]
 pub(super) struct RouteTable {
@@ -77,6 +94,9 @@ pub(super) struct RouteTable {
     asked: HashSet<(ModelId, Digest)>,
     /// Kept over changes of the topology, with what was measured of them.
     replicas: HashMap<(ModelId, NodeId, Digest), Arc<Replica>>,
+    /// All that any node ever hosted. What was there and is not may come back, as when all nodes are restarted: it is waited
+    /// for, where a name that was never heard of is a mistake.
+    seen: BTreeSet<ModelId>,
 }
 
 impl RouteTable {
@@ -89,6 +109,7 @@ impl RouteTable {
         let hosted = topology.nodes.iter().flat_map(|node| &node.replicas);
         let hosted: HashSet<(ModelId, Digest)> =
             hosted.map(|replica| (replica.model.clone(), replica.content)).collect();
+        self.seen.extend(hosted.iter().map(|(model, _)| model.clone()));
         let lives: HashSet<&NodeId> = topology.nodes.iter().map(|node| &node.node).collect();
         self.described.retain(|content, _| hosted.contains(content));
         self.replicas
@@ -142,7 +163,10 @@ impl Core {
             }
         }
         let Some(newest) = ready.keys().next_back().copied() else {
-            return Err(unknown_or_not_ready(topology, name, version, &others));
+            let mut waiting = unknown_or_not_ready(topology, name, version, &others);
+            let is_it = |seen: &ModelId| seen.name == *name && version.is_none_or(|version| version == seen.version);
+            waiting.is_unknown &= !self.routes.lock().seen.iter().any(is_it);
+            return Err(waiting);
         };
         let preferred = match version {
             Some(version) => version,
@@ -251,7 +275,7 @@ fn unknown_or_not_ready(topology: &Topology, name: &ModelName, version: Option<V
         };
     }
     let replicas = || topology.nodes.iter().flat_map(|node| &node.replicas);
-    let has: std::collections::BTreeSet<_> = replicas()
+    let has: BTreeSet<_> = replicas()
         .filter(|replica| replica.model.name == *name)
         .map(|replica| replica.model.version.to_string())
         .collect();

@@ -41,6 +41,20 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Those of links on which nodes and clients send requests. A node that freezes, or is cut off, is noticed within 0.9 s,
+    /// so that what was under way there can go elsewhere; it takes connections and says nothing, so that a handshake is not
+    /// waited for either.
+    pub fn of_requests() -> Self {
+        Self {
+            ping_interval: Duration::from_millis(300),
+            pong_timeout: Duration::from_millis(600),
+            handshake_timeout: Duration::from_secs(2),
+            ..Self::default()
+        }
+    }
+}
+
 /// What a link is made with.
 #[derive(Clone)]
 pub struct LinkOptions {

@@ -20,14 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grid_core::InferError;
-use grid_core::model::{ModelName, Version};
+use grid_core::model::Version;
 use grid_core::sequence::{SequenceId, Token};
 use grid_core::tensor::Tensor;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
 
-use crate::client::{Described, Found};
+use crate::client::Described;
 use crate::{ClientError, Model, Outputs};
 use replay::{Message, Replay};
 use task::Task;
@@ -62,7 +61,7 @@ impl Default for SequenceOptions {
 pub struct SequencePlace {
     /// What proves that it is this client's.
     pub token: Token,
-    /// The first message that has no outcome.
+    /// The first message whose outcome was not read.
     pub next: u64,
     /// The model version that it began with.
     pub version: Version,
@@ -103,24 +102,26 @@ impl StartSequence {
     /// [`ClientError::SequenceId`], and as [`GridClient::model`](crate::GridClient::model).
     pub async fn start(self) -> Result<SequenceStream, ClientError> {
         let token = Token::new(rand::random());
-        self.begin(token, 1).await
+        self.begin(token, 1, false).await
     }
 
-    /// Goes on with a sequence that was started before. Messages before [`SequencePlace::next`] are not kept any more: when
-    /// the node that holds it was lost, it can go on only where all their states are durable.
+    /// Goes on with a sequence that was started before, in this process or another. Messages from [`SequencePlace::next`] on
+    /// are to be sent again: those that have an outcome are not run again, as long as a node keeps it. Those before are not
+    /// kept any more: when the node that holds the sequence was lost, it can go on only where all their states are durable.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn resume(mut self, place: SequencePlace) -> Result<SequenceStream, ClientError> {
         self.model.version = Some(place.version);
-        self.begin(place.token, place.next.max(1)).await
+        self.begin(place.token, place.next.max(1), true).await
     }
 
-    async fn begin(self, token: Token, next: u64) -> Result<SequenceStream, ClientError> {
+    async fn begin(self, token: Token, next: u64, resumes: bool) -> Result<SequenceStream, ClientError> {
         let id: SequenceId = self.id.parse()?;
         let Self { model, options, .. } = self;
         let timeout = options.timeout.unwrap_or(model.client.core().options.timeout);
-        let described = described(&model, timeout).await?;
+        let route = model.client.core().route(&model.name, model.version, timeout).await?;
+        let described = Arc::clone(&route.described);
         let version = described.description.model.version;
         let place = Arc::new(Mutex::new(SequencePlace { token, next, version }));
         let (messages, waiting) = mpsc::channel(options.window.max(1));
@@ -132,6 +133,7 @@ impl StartSequence {
             Arc::clone(&place),
             Replay::new(next, options.keep, options.keep_bytes),
             timeout,
+            resumes,
         );
         tokio::spawn(task.run(waiting, told));
         Ok(SequenceStream {
@@ -144,23 +146,6 @@ impl StartSequence {
             },
             outcomes: SequenceOutcomes { outcomes, place },
         })
-    }
-}
-
-async fn described(model: &Model, within: Duration) -> Result<Arc<Described>, ClientError> {
-    let core = model.client.core();
-    let began = Instant::now();
-    let mut changes = core.watch();
-    loop {
-        changes.borrow_and_update();
-        let waiting = match core.find(&model.name, model.version) {
-            Found::Route(route) => return Ok(Arc::clone(&route.described)),
-            Found::Waiting(waiting) => waiting,
-        };
-        if timeout_at(began + within, changes.changed()).await.is_err() {
-            let name: &ModelName = &model.name;
-            return Err(waiting.into_error(name, began.elapsed()));
-        }
     }
 }
 
@@ -308,9 +293,13 @@ impl SequenceOutcomes {
     ///
     /// # Errors
     /// Once, when the sequence cannot go on: [`ClientError::SequenceStalled`], [`ClientError::SequenceGap`], or what a node
-    /// says of it. [`place`](Self::place) tells the first message that has no outcome.
+    /// says of it. [`place`](Self::place) tells the first message that has no outcome then.
     pub async fn next(&mut self) -> Option<Result<Outcome, ClientError>> {
-        self.outcomes.recv().await
+        let outcome = self.outcomes.recv().await?;
+        if let Ok(outcome) = &outcome {
+            self.place.lock().next = outcome.number + 1;
+        }
+        Some(outcome)
     }
 
     /// Where the sequence stands.

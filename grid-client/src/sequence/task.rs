@@ -32,10 +32,10 @@ pub(super) struct Task {
     /// Of the message whose turn it is.
     deadline: Instant,
     nodes: Nodes,
-    /// Its first message may have reached a node.
+    /// Its first message may have reached a node: before it is started again, nodes are asked whether they have it.
     may_be_started: bool,
-    /// A node has said that it has it already.
-    exists: bool,
+    /// Since when every node says that it does not have it, and what one of them says.
+    unknown: Option<(Instant, InferError)>,
 }
 
 /// What a node says of a message.
@@ -48,8 +48,8 @@ enum Word {
     SoonHere(String),
     /// It is not taken there.
     NotHere(No, String),
-    /// It is started already.
-    Exists,
+    /// That node does not have the sequence.
+    Unknown(InferError),
     /// No node will ever take it.
     Never(ClientError),
 }
@@ -62,6 +62,7 @@ impl Task {
         place: Arc<Mutex<SequencePlace>>,
         replay: Replay,
         timeout: Duration,
+        may_be_started: bool,
     ) -> Self {
         Self {
             client,
@@ -72,8 +73,8 @@ impl Task {
             timeout,
             deadline: Instant::now(),
             nodes: Nodes::default(),
-            may_be_started: false,
-            exists: false,
+            may_be_started,
+            unknown: None,
         }
     }
 
@@ -111,11 +112,7 @@ impl Task {
             self.send(number, &mut reason).await
         };
         match timeout_at(deadline, brought).await {
-            Ok(Ok(outcome)) => {
-                self.place.lock().next = number + 1;
-                Ok(outcome)
-            }
-            Ok(Err(error)) => Err(error),
+            Ok(outcome) => outcome,
             Err(_) => Err(ClientError::SequenceStalled {
                 id: self.id.to_string(),
                 number,
@@ -147,18 +144,15 @@ impl Task {
         let mut backoff = Backoff::new();
         loop {
             changes.borrow_and_update();
-            let starts = number == 1 && !self.exists;
-            let Some((node, link)) = self
-                .nodes
-                .next(&self.client, &self.model, starts && !self.may_be_started)
-            else {
+            let starts = number == 1 && !self.may_be_started;
+            let Some((node, link)) = self.nodes.next(&self.client, &self.model, starts) else {
                 if self.nodes.all_said(&self.client, No::Refused) {
                     return Err(InferError::Unsupported(reason.clone()).into());
                 }
-                if self.nodes.all_said(&self.client, No::Unknown) && self.replay.oldest() == 1 {
-                    info!(sequence = %self.id, "no node has it any more; it is started over");
-                    number = 1;
-                    (self.exists, self.may_be_started) = (false, false);
+                if self.nodes.all_said(&self.client, No::Unknown) {
+                    number = self.start_over(number)?;
+                } else {
+                    self.unknown = None;
                 }
                 self.nodes.next_round();
                 let _ = timeout(backoff.next(), changes.changed()).await;
@@ -167,6 +161,7 @@ impl Task {
             match self.ask(&node, &link, number, starts).await {
                 Word::Told(outcome) => {
                     self.nodes.found(node);
+                    self.unknown = None;
                     backoff = Backoff::new();
                     self.replay.durable(outcome.durable.min(last.saturating_sub(1)));
                     if number == last {
@@ -196,9 +191,33 @@ impl Task {
                     *reason = why;
                     self.nodes.pass(node, no);
                 }
-                Word::Exists => self.exists = true,
+                Word::Unknown(error) => {
+                    debug!(sequence = %self.id, number, %node, %error, "it is not there");
+                    *reason = format!("node {node}: {error}");
+                    self.nodes.pass(node, No::Unknown);
+                    self.unknown.get_or_insert((Instant::now(), error));
+                }
                 Word::Never(error) => return Err(error),
             }
+        }
+    }
+
+    /// No node has the sequence: it is started over while all its messages are kept. Otherwise it is lost, if that is so for
+    /// a while: nodes that have just started may not have heard yet of those that have it. The number of the message that
+    /// is sent next.
+    fn start_over(&mut self, number: u64) -> Result<u64, ClientError> {
+        let Some((since, error)) = &self.unknown else {
+            return Ok(number);
+        };
+        let is_certain = matches!(error, InferError::Sequence { .. });
+        if is_certain && self.replay.oldest() == 1 {
+            info!(sequence = %self.id, "no node has it; it is started over");
+            self.may_be_started = false;
+            return Ok(1);
+        }
+        match since.elapsed() < self.client.core().options.unknown_model {
+            true => Ok(number),
+            false => Err(error.clone().into()),
         }
     }
 
@@ -224,7 +243,7 @@ impl Task {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let mut exchange = link.call(codec::encode(&call), body, Some(remaining));
         match exchange.next().await {
-            Some(Ok(incoming)) => self.understand(node, number, &incoming, starts && may_be_started),
+            Some(Ok(incoming)) => self.understand(node, number, &incoming),
             Some(Err(error)) => {
                 self.may_be_started = may_be_started || !error.proves_not_run();
                 match error {
@@ -238,7 +257,7 @@ impl Task {
         }
     }
 
-    fn understand(&mut self, node: &NodeName, number: u64, incoming: &Incoming, is_second_start: bool) -> Word {
+    fn understand(&mut self, node: &NodeName, number: u64, incoming: &Incoming) -> Word {
         let busy = |why: String| Word::NotHere(No::Busy, format!("node {node}: {why}"));
         let reply = match codec::decode::<Reply>("reply", &incoming.head) {
             Ok(reply) => reply,
@@ -274,16 +293,19 @@ impl Task {
             }
             Reply::Failed { error, .. } => match error {
                 InferError::Sequence { error, .. } => match error {
-                    SequenceError::Unknown => Word::NotHere(No::Unknown, format!("node {node} does not have it")),
+                    SequenceError::Unknown => Word::Unknown(self.says(error)),
                     // Another node has taken it over while this one was not heard of: that one has it now.
                     SequenceError::Fenced => busy(error.to_string()),
-                    SequenceError::Exists if is_second_start => Word::Exists,
                     SequenceError::OutOfOrder { expected, .. } => Word::GoBackTo(expected),
                     SequenceError::UnderWay(_) | SequenceError::Full(_) => {
                         Word::SoonHere(format!("node {node}: {error}"))
                     }
-                    error => Word::Never(self.says(error)),
+                    error => Word::Never(self.says(error).into()),
                 },
+                // A node that has just started does not know all models yet.
+                InferError::NotFound(_) => Word::Unknown(error),
+                // Its time there is over, and not that of the message, which may have run: its number tells.
+                InferError::DeadlineExceeded { .. } => Word::SoonHere(format!("node {node}: {error}")),
                 error if error.can_retry() => busy(error.to_string()),
                 error => Word::Never(error.into()),
             },
@@ -296,10 +318,10 @@ impl Task {
         }
     }
 
-    fn says(&self, error: SequenceError) -> ClientError {
-        ClientError::Infer(InferError::Sequence {
+    fn says(&self, error: SequenceError) -> InferError {
+        InferError::Sequence {
             id: self.id.clone(),
             error,
-        })
+        }
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use super::*;
-use crate::client::tests::fake::{FakeGrid, FakeNode, Said};
+use crate::client::tests::fake::{FakeGrid, FakeNode, Said, model as forest};
 use crate::client::tests::{LONG, client_of, input, tensor};
 
 /// The messages that a node got.
@@ -190,7 +190,6 @@ async fn a_start_whose_answer_was_lost_goes_on_as_what_it_is() {
     let (a, log) = node(&grid, "a", |call, before| match before {
         // Taken, and the answer lost.
         0 => Said::Kept(Box::new(drop)),
-        1 => refused(call, SequenceError::Exists),
         _ => told(call, call.number),
     })
     .await;
@@ -198,8 +197,75 @@ async fn a_start_whose_answer_was_lost_goes_on_as_what_it_is() {
     let mut stream = start(&[&a], SequenceOptions::default()).await;
     step(&mut stream).await.unwrap();
     step(&mut stream).await.unwrap();
-    assert_eq!(numbers(&log), [1, 1, 1, 2]);
-    assert!(!log.lock()[2].start);
+    assert_eq!(numbers(&log), [1, 1, 2]);
+    assert!(!log.lock()[1].start, "it would begin anew where it has run");
+}
+
+#[tokio::test]
+async fn a_start_whose_answer_was_lost_and_that_no_node_has_is_sent_again() {
+    let grid = FakeGrid::new();
+    let (a, log) = node(&grid, "a", |call, before| match before {
+        0 => Said::Kept(Box::new(drop)),
+        _ if !call.start && call.number == 1 => refused(call, SequenceError::Unknown),
+        _ => told(call, call.number),
+    })
+    .await;
+    grid.ready(&[&a]);
+    let mut stream = start(&[&a], SequenceOptions::default()).await;
+    step(&mut stream).await.unwrap();
+    step(&mut stream).await.unwrap();
+    let starts: Vec<_> = log.lock().iter().map(|call| (call.number, call.start)).collect();
+    assert_eq!(starts, [(1, true), (1, false), (1, true), (2, false)]);
+}
+
+#[tokio::test]
+async fn a_message_whose_time_at_a_node_is_over_is_asked_for_again_by_its_number() {
+    let grid = FakeGrid::new();
+    let (a, log) = node(&grid, "a", |call, before| match before {
+        1 => Said::failed(InferError::DeadlineExceeded {
+            model: forest(1),
+            timeout: Duration::from_secs(1),
+        }),
+        _ => told(call, call.number),
+    })
+    .await;
+    grid.ready(&[&a]);
+    let mut stream = start(&[&a], SequenceOptions::default()).await;
+    for _ in 1..=3 {
+        step(&mut stream).await.unwrap();
+    }
+    assert_eq!(numbers(&log), [1, 2, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_sequence_that_every_node_has_forgotten_ends_with_that_word_and_not_at_the_first_one() {
+    let grid = FakeGrid::new();
+    let (a, log) = node(&grid, "a", |call, before| match before {
+        // A node that has just started, until it hears of the one that has the sequence.
+        2..=4 => refused(call, SequenceError::Unknown),
+        0..=5 => told(call, call.number),
+        _ => Said::failed(InferError::NotFound("no such model".to_owned())),
+    })
+    .await;
+    grid.ready(&[&a]);
+    let options = crate::ClientOptions {
+        // So that what is refused three times lies within it.
+        unknown_model: Duration::from_secs(2),
+        ..crate::client::tests::fake::options()
+    };
+    let client = crate::GridClient::connect([a.at.to_string()], options).await.unwrap();
+    let model = client.model("forest").await.unwrap();
+    let mut stream = model.sequence("s").start().await.unwrap();
+    for _ in 1..=3 {
+        step(&mut stream).await.unwrap();
+    }
+    assert_eq!(numbers(&log), [1, 2, 3, 3, 3, 3]);
+    let error = step(&mut stream).await.unwrap_err();
+    assert_eq!(
+        error,
+        ClientError::Infer(InferError::NotFound("no such model".to_owned()))
+    );
+    assert_eq!(stream.place().next, 4);
 }
 
 #[tokio::test]

@@ -157,6 +157,7 @@ pub(crate) fn order(parameters: &Parameters) -> SequenceOrder {
         end: parameters.sequence_end,
         number: parameters.sequence_number,
         token: parameters.sequence_token,
+        drawn: false,
     }
 }
 

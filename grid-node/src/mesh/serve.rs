@@ -265,6 +265,7 @@ async fn in_sequence(
         end: call.end,
         number: Some(call.number),
         token: call.token,
+        drawn: true,
     };
     let message = SequenceMessage { request, route, form };
     sessions.infer(router, &call.id, order, message).await

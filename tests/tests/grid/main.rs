@@ -1,5 +1,7 @@
 //! Grids of real processes: what callers, operators and whoever pulls a cable see of them.
 
+mod client;
+mod client_sequences;
 mod commands;
 mod crashes;
 mod deployments;

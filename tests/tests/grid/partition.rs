@@ -46,6 +46,7 @@ fn fall_apart_and_come_together(network: &Network) {
             seeds: (0..3).map(mesh).collect(),
             mesh: mesh(node),
             memory: None,
+            onnxruntime: None,
             namespace: Some(network.namespace(node).to_owned()),
         };
         grid.add(plan, SocketAddr::new(network.line_address(node), 8000));

@@ -117,6 +117,46 @@ async fn a_model_that_nobody_knows_is_told_with_the_nearest_name() {
 }
 
 #[tokio::test]
+async fn a_request_for_a_version_that_nobody_knows_does_not_wait_to_its_deadline() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| panic!("it was sent")).await;
+    grid.ready(&[&a]);
+    let options = ClientOptions {
+        unknown_model: Duration::from_millis(50),
+        ..fake::options()
+    };
+    let client = GridClient::connect([a.at.to_string()], options).await.unwrap();
+    let model = client.model("forest").await.unwrap().version(9);
+    let request = model.request().inputs(input(0.0)).timeout(100 * LONG);
+    let error = tokio::time::timeout(LONG, request.send()).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "nobody hosts model `forest` in version 9; it has 1");
+    let begun = tokio::time::timeout(LONG, model.sequence("s").start()).await.unwrap();
+    assert_eq!(begun.unwrap_err(), error);
+}
+
+#[tokio::test]
+async fn a_model_that_all_nodes_have_forgotten_is_waited_for() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| Said::value(1.0, fake::load(1))).await;
+    grid.ready(&[&a]);
+    let options = ClientOptions {
+        unknown_model: Duration::from_millis(1),
+        poll: Duration::from_millis(10),
+        ..fake::options()
+    };
+    let client = GridClient::connect([a.at.to_string()], options).await.unwrap();
+    let model = client.model("forest").await.unwrap();
+    // As after a restart of all nodes at once.
+    grid.hosts_versions(&a, &[]);
+    until("the client has heard of it", || model.signature().is_none()).await;
+    let asking = model.clone();
+    let request = tokio::spawn(async move { asking.infer(input(0.0)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    grid.ready(&[&a]);
+    timeout(LONG, request).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_model_that_is_not_ready_in_time_is_told_with_what_is_known_of_it() {
     let grid = FakeGrid::new();
     let a = FakeNode::inferring(&grid, "a", |_| panic!("it was sent")).await;

@@ -480,8 +480,11 @@ impl SessionActor {
 
     fn deliver(&mut self) {
         if self.core.epoch() == 0 {
-            // It never had a reader. The last outcome stays, for a caller who asks again by number.
-            self.core.acknowledge(self.core.done().saturating_sub(1));
+            // It never had a reader. The last outcome stays, for a caller who asks again by number; as many as for a reader
+            // where a caller has drawn the token, who can resume as one does.
+            if self.open {
+                self.core.acknowledge(self.core.done().saturating_sub(1));
+            }
             return;
         }
         let stamp = self.stamp();

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::actor::Inherited;
 use super::company::Company;
 use super::image::{self, HeldExport, Label};
-use super::registry::{Brought, Grave, Key, Sessions, refused};
+use super::registry::{Brought, Grave, Key, Origin, Sessions, refused};
 use crate::actors::router::RouterHandle;
 
 /// How long a caller waits for a sequence that cannot be brought yet: until a killed home is known to be gone, but not until
@@ -355,7 +355,7 @@ impl Sessions {
             open: label.open,
             inherited: Inherited { export, keeper },
         };
-        let opened = self.open(router, &route, &label.key.id, None, Some(brought));
+        let opened = self.open(router, &route, &label.key.id, Origin::Elsewhere(brought));
         opened.map(drop).map_err(|error| not_yet(error.to_string()))
     }
 }

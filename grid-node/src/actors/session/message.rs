@@ -71,6 +71,8 @@ pub struct SequenceOrder {
     pub number: Option<u64>,
     /// What proves that its sender may send it.
     pub token: Option<Token>,
+    /// The sender has drawn the token itself: a sequence that begins with this message is to have it.
+    pub drawn: bool,
 }
 
 /// The outcome of a message, as it is kept. Its answer holds the wanted outputs alone, in their order.

@@ -210,7 +210,7 @@ impl Sessions {
         id: &SequenceId,
         reader: Reader,
     ) -> Result<Attachment, InferError> {
-        let opened = self.open(router, route, id, Some(reader), None)?;
+        let opened = self.open(router, route, id, Origin::Reader(reader))?;
         Ok(Attachment {
             id: id.clone(),
             model: route.id.clone(),
@@ -225,9 +225,13 @@ impl Sessions {
         router: &RouterHandle,
         route: &Arc<VersionRoute>,
         id: &SequenceId,
-        reader: Option<Reader>,
-        brought: Option<Brought>,
+        origin: Origin,
     ) -> Result<Opened, InferError> {
+        let (reader, drawn, brought) = match origin {
+            Origin::Reader(reader) => (Some(reader), None, None),
+            Origin::Caller { drawn } => (None, drawn, None),
+            Origin::Elsewhere(brought) => (None, None, Some(brought)),
+        };
         if !route.may_serve() {
             return Err(route.not_ready());
         }
@@ -239,7 +243,8 @@ impl Sessions {
             reason,
             retry_after: Duration::from_secs(1),
         };
-        let open = brought.as_ref().map_or(reader.is_none(), |brought| brought.open);
+        let is_open = reader.is_none() && drawn.is_none();
+        let open = brought.as_ref().map_or(is_open, |brought| brought.open);
         let key = (route.id.name.clone(), id.clone());
         let memory = self.budget.hold(first_bytes(route));
         let memory = memory.map_err(|error| overloaded(format!("no memory for one more sequence: {error}")))?;
@@ -271,7 +276,10 @@ impl Sessions {
         let number = 1 + self.last_number.fetch_add(1, Ordering::Relaxed);
         let (token, birth, inherited) = match brought {
             Some(Brought { birth, inherited, .. }) => (inherited.export.token, birth, Some(inherited)),
-            None => (Token::new(rand::random()), rand::random(), None),
+            None => {
+                let token = drawn.unwrap_or_else(|| Token::new(rand::random()));
+                (token, rand::random(), None)
+            }
         };
         let term: Arc<AtomicU64> = Arc::default();
         let (actor, attached) = SessionActor::new(Parts {
@@ -340,7 +348,10 @@ impl Sessions {
             return Err(refused(id, SequenceError::OutOfOrder { expected, found }));
         }
         let started = match order.start {
-            true => Some(self.open(router, &message.route, id, None, None)?),
+            true => {
+                let drawn = order.token.filter(|_| order.drawn);
+                Some(self.open(router, &message.route, id, Origin::Caller { drawn })?)
+            }
             false => None,
         };
         let (token, addr) = match &started {
@@ -564,6 +575,19 @@ impl Sessions {
     pub(super) fn count(&self, what: &'static str, id: &ModelId) {
         counter!("grid_sequence_events_total", "model" => id.name.to_string(), "event" => what).increment(1);
     }
+}
+
+/// How a sequence comes to be here.
+pub(super) enum Origin {
+    /// A reader starts it, who is given a token.
+    Reader(Reader),
+    /// A caller starts it. One that has drawn a token needs it from then on, as everybody else does.
+    Caller {
+        /// The token that it is to have.
+        drawn: Option<Token>,
+    },
+    /// It lived elsewhere.
+    Elsewhere(Brought),
 }
 
 /// A sequence that lived elsewhere.
