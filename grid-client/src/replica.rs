@@ -166,6 +166,13 @@ impl Replica {
             InferError::Overloaded { retry_after, .. } => (Miss::Overloaded, Some(*retry_after)),
             InferError::NotReady { .. } | InferError::ReplicaLost { .. } if may_have_run => (Miss::Lost, None),
             InferError::NotReady { .. } | InferError::ReplicaLost { .. } => (Miss::NotRun, None),
+            InferError::ModelFailed { .. } => {
+                // It may be the input, and then the next answer takes this back. It may be the replica, and then it would
+                // draw all requests to itself: who fails at once seems the quickest.
+                known.failed(now, None);
+                return AttemptEnd::Ended(Err(error));
+            }
+            // The caller's doing.
             _ => return AttemptEnd::Ended(Err(error)),
         };
         known.failed(now, retry_after);

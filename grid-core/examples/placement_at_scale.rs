@@ -39,6 +39,7 @@ impl Grid {
             shard,
             node,
             stage: HostedStage::Ready,
+            bytes: self.shards[shard].bytes,
         }));
     }
 

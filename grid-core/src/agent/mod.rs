@@ -69,6 +69,8 @@ pub enum Effect {
         model: ModelId,
         /// What is deployed of it.
         deployment: Deployment,
+        /// Bytes to reserve: what placement counts on, which is the most that any node knows of.
+        memory: u64,
     },
     /// Finish what was accepted and free the memory; then say [`Agent::replica_unloaded`].
     Unload {
@@ -123,6 +125,14 @@ pub struct Agent {
     handoff: Handoff,
     /// Bytes that each replica of this node takes, once that is known.
     measured: BTreeMap<ModelId, u64>,
+    /// Bytes that are reserved for each load that is under way.
+    reserved: BTreeMap<ModelId, u64>,
+    /// Bytes that contents took when they were last loaded here, whether they still are or not.
+    footprints: BTreeMap<ModelId, (Digest, u64)>,
+    /// Bytes that contents would have taken that were refused here; for as long as that is remembered.
+    refused: BTreeMap<ModelId, (Digest, u64)>,
+    /// Bytes that placement counts on for a new replica of each version.
+    needs: BTreeMap<ModelId, u64>,
     /// Replicas whose instances all ended too often.
     quarantined: BTreeMap<ModelId, bool>,
     /// Contents on this node's disk.
@@ -154,6 +164,7 @@ impl Agent {
             replicas: Vec::new(),
             catalog: Catalog::default().digest(),
             artifacts: Vec::new(),
+            footprints: Vec::new(),
         };
         let name = options.node.name.clone();
         let mut agent = Self {
@@ -165,6 +176,10 @@ impl Agent {
             clock: Clock::new(name.clone()),
             handoff: Handoff::new(name),
             measured: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            footprints: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            needs: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             artifacts: Vec::new(),
             assignment: Assignment::default(),
@@ -287,12 +302,19 @@ impl Agent {
     /// A load has ended well; the replica takes so many bytes.
     pub fn replica_loaded(&mut self, now: Now, model: &ModelId, content: Digest, bytes: u64) {
         self.measured.insert(model.clone(), bytes);
+        self.reserved.remove(model);
+        self.footprints.insert(model.clone(), (content, bytes));
+        self.refused.remove(model);
         self.handoff.loaded(model, content);
         self.go_on(now);
     }
 
-    /// A load has failed.
-    pub fn replica_failed(&mut self, now: Now, model: &ModelId, content: Digest, reason: String) {
+    /// A load has failed. `took`: the bytes that it was found to take, if there was no room for those.
+    pub fn replica_failed(&mut self, now: Now, model: &ModelId, content: Digest, reason: String, took: Option<u64>) {
+        self.reserved.remove(model);
+        if let Some(took) = took {
+            self.refused.insert(model.clone(), (content, took));
+        }
         self.handoff.load_failed(now.monotonic, model, content, reason);
         self.go_on(now);
     }
@@ -362,6 +384,7 @@ impl Agent {
 
     /// What this node says of itself, if that has changed.
     fn publish(&mut self) {
+        let footprints = self.seen_footprints();
         let snapshot = |version| NodeSnapshot {
             node: self.options.node.clone(),
             version,
@@ -372,6 +395,7 @@ impl Agent {
             replicas: self.hosted(),
             catalog: self.catalog.digest(),
             artifacts: self.artifacts.clone(),
+            footprints: footprints.clone(),
         };
         let before = self.view.node(self.name()).and_then(|node| node.snapshot.as_ref());
         let version = before.map_or(0, |before| before.version);
@@ -386,21 +410,41 @@ impl Agent {
         self.effects.push_back(Effect::Routes);
     }
 
+    /// What contents take, as far as this node has seen it. Forgets those that are not deployed any more, and what was
+    /// refused as long ago as failures are remembered: a figure that held what serving took in the same moment must not
+    /// keep a model out for good.
+    fn seen_footprints(&mut self) -> Vec<(Digest, u64)> {
+        let catalog = &self.catalog;
+        self.footprints.retain(|model, (content, _)| {
+            let entry = catalog.get(model).and_then(|entry| entry.deployment.as_ref());
+            entry.is_some_and(|deployed| deployed.content == *content)
+        });
+        let replicas = self.handoff.replicas();
+        self.refused.retain(|model, (content, _)| {
+            let failed = replicas.get(model).and_then(|replica| replica.failed.as_ref());
+            failed.is_some_and(|failure| failure.content == *content)
+        });
+        let mut all: Vec<_> = self.footprints.values().chain(self.refused.values()).copied().collect();
+        // Of two figures for one content, the larger.
+        all.sort_by_key(|(content, bytes)| (*content, std::cmp::Reverse(*bytes)));
+        all.dedup_by_key(|(content, _)| *content);
+        all
+    }
+
     fn hosted(&self) -> Vec<HostedReplica> {
         let hosted = self.handoff.replicas().iter().filter_map(|(model, replica)| {
             let quarantined = self.quarantined.get(model).copied().unwrap_or(false);
             let stage = match replica.stage {
                 Stage::Ready if quarantined => ReplicaStage::Quarantined,
                 Stage::Ready => ReplicaStage::Ready,
-                Stage::Draining { .. } => ReplicaStage::Draining,
-                Stage::Unloading => return None,
+                // It takes its memory until it is gone.
+                Stage::Draining { .. } | Stage::Unloading => ReplicaStage::Draining,
                 Stage::Absent if replica.loading.is_some() => ReplicaStage::Loading,
                 Stage::Absent => {
                     let waits = |failure: &&Failure| failure.again > self.now;
                     ReplicaStage::Failed(replica.failed.as_ref().filter(waits)?.reason.clone())
                 }
             };
-            let expected = || self.catalog.get(model).and_then(|entry| entry.deployment.as_ref());
             Some(HostedReplica {
                 model: model.clone(),
                 content: replica
@@ -408,12 +452,11 @@ impl Agent {
                     .or(replica.loading)
                     .or(replica.failed.as_ref().map(|failure| failure.content))?,
                 stage,
-                bytes: self
-                    .measured
-                    .get(model)
-                    .copied()
-                    .or_else(|| expected().map(|deployment| deployment.memory))
-                    .unwrap_or(0),
+                // While another content comes in its place, both are there.
+                bytes: [&self.measured, &self.reserved]
+                    .iter()
+                    .filter_map(|bytes| bytes.get(model))
+                    .fold(0, |sum, bytes| sum.saturating_add(*bytes)),
             })
         });
         hosted.collect()

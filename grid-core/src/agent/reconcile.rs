@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Agent, Effect};
 use crate::agent::Ask;
-use crate::cluster::{Digest, HostedReplica, KnownNode, NodeName, NodeStage, Now, ReplicaStage, Standing};
+use crate::cluster::{Digest, KnownNode, NodeName, NodeStage, Now, ReplicaStage, Standing};
 use crate::handoff::{Action, Intent};
 use crate::model::ModelId;
 use crate::placement::{Hosted, HostedStage, PlacementNode, PlacementShard, Policy, Problem, place};
@@ -94,7 +94,6 @@ impl Agent {
         let models: Vec<ModelId> = self.catalog.deployments().map(|(model, _)| model.clone()).collect();
         let index: BTreeMap<&ModelId, usize> = models.iter().zip(0..).collect();
         let mut hosted = Vec::new();
-        let mut measured: BTreeMap<usize, u64> = BTreeMap::new();
         let mut avoid: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         let mut nodes = Vec::new();
         for (node, snapshot) in snapshots.iter().enumerate() {
@@ -115,14 +114,14 @@ impl Agent {
                         continue;
                     }
                 };
-                hosted.push(Hosted { shard, node, stage });
-                match replica.stage {
-                    ReplicaStage::Quarantined => drop(avoid.entry(shard).or_default().insert(node)),
-                    ReplicaStage::Ready if self.is_deployed(replica) => {
-                        let bytes = measured.entry(shard).or_default();
-                        *bytes = replica.bytes.max(*bytes);
-                    }
-                    _ => {}
+                hosted.push(Hosted {
+                    shard,
+                    node,
+                    stage,
+                    bytes: replica.bytes,
+                });
+                if replica.stage == ReplicaStage::Quarantined {
+                    avoid.entry(shard).or_default().insert(node);
                 }
             }
             nodes.push(PlacementNode {
@@ -133,13 +132,22 @@ impl Agent {
                 accepts: snapshot.stage == NodeStage::Serving,
             });
         }
+        // The most that any node knows of: what is too little is refused somewhere, and what varies from node to node
+        // must not make a difference to who is asked.
+        let mut footprints: BTreeMap<Digest, u64> = BTreeMap::new();
+        for (content, bytes) in snapshots.iter().flat_map(|snapshot| &snapshot.footprints) {
+            let most = footprints.entry(*content).or_default();
+            *most = (*most).max(*bytes);
+        }
+        let need =
+            |content: &Digest, estimate: u64| footprints.get(content).map_or(estimate, |seen| estimate.max(*seen));
         let shards: Vec<PlacementShard> = self
             .catalog
             .deployments()
             .enumerate()
             .map(|(shard, (model, deployment))| PlacementShard {
                 id: model.clone(),
-                bytes: measured.get(&shard).copied().unwrap_or(deployment.memory),
+                bytes: need(&deployment.content, deployment.memory),
                 load: deployment.weight,
                 replicas: deployment.replicas,
                 avoid: avoid.remove(&shard).unwrap_or_default().into_iter().collect(),
@@ -151,6 +159,7 @@ impl Agent {
             hosted: &hosted,
         };
         self.assignment = place(&problem, &Policy::default());
+        self.needs = shards.iter().map(|shard| (shard.id.clone(), shard.bytes)).collect();
         let owners = self.assignment.owners.iter();
         self.intents = self
             .catalog
@@ -166,21 +175,19 @@ impl Agent {
         self.placed_from = Some(situation);
     }
 
-    fn is_deployed(&self, replica: &HostedReplica) -> bool {
-        let deployed = self
-            .catalog
-            .get(&replica.model)
-            .and_then(|entry| entry.deployment.as_ref());
-        deployed.is_some_and(|deployed| deployed.content == replica.content)
-    }
-
     fn hand_off(&mut self) {
         for action in self.handoff.step(self.now, &self.intents) {
             match action {
                 Action::Load { model, content } => {
                     let deployed = self.catalog.get(&model).and_then(|entry| entry.deployment.clone());
                     if let Some(deployment) = deployed.filter(|deployed| deployed.content == content) {
-                        self.effects.push_back(Effect::Load { model, deployment });
+                        let memory = self.needs.get(&model).copied().unwrap_or(deployment.memory);
+                        self.reserved.insert(model.clone(), memory);
+                        self.effects.push_back(Effect::Load {
+                            model,
+                            deployment,
+                            memory,
+                        });
                     }
                 }
                 Action::Ask { owner, model, content } => {

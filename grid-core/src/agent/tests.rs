@@ -120,3 +120,129 @@ fn an_agent_that_has_nothing_to_do_sleeps() {
     }
     assert!(wakes < 60, "{wakes} times in 100 s, with a node that never answers");
 }
+
+fn loads(agent: &mut Agent) -> Vec<u64> {
+    let loads = effects(agent).into_iter().filter_map(|effect| match effect {
+        Effect::Load { memory, .. } => Some(memory),
+        _ => None,
+    });
+    loads.collect()
+}
+
+fn footprints(agent: &Agent) -> Vec<(Digest, u64)> {
+    let own = agent.view().node(agent.name()).unwrap();
+    own.snapshot.clone().unwrap().footprints
+}
+
+/// Another node says this of itself.
+fn says(agent: &mut Agent, now: Now, name: &str, footprints: Vec<(Digest, u64)>) {
+    agent.up(now, id(name), address(2));
+    let snapshot = NodeSnapshot {
+        node: id(name),
+        version: 1,
+        addresses: Addresses {
+            mesh: address(2),
+            http: None,
+            grpc: None,
+        },
+        zone: String::new(),
+        capacity: Capacity {
+            memory: 1 << 30,
+            compute: 100,
+        },
+        stage: NodeStage::Serving,
+        replicas: Vec::new(),
+        catalog: agent.catalog().digest(),
+        artifacts: Vec::new(),
+        footprints,
+    };
+    let ask = Ask::Snapshots(vec![name.parse().unwrap()]);
+    agent.answered(now, now.monotonic, &id(name), &ask, Answer::Snapshots(vec![snapshot]));
+}
+
+#[test]
+fn what_a_refused_load_took_is_published_and_keeps_it_from_being_tried_where_it_does_not_fit() {
+    let mut agent = agent("a", false);
+    let (content, large) = (deployment().content, 2 << 30);
+    agent.deploy(at(200), model(), deployment());
+    agent.tick(at(200), 0);
+    assert_eq!(loads(&mut agent), [1 << 20]);
+    agent.replica_failed(at(300), &model(), content, "too large".to_owned(), Some(large));
+    assert_eq!(footprints(&agent), [(content, large)]);
+    // The failure itself would keep it away for 5 s only.
+    agent.tick(at(60_000), 0);
+    assert_eq!(loads(&mut agent), []);
+    let cause = agent.assignment().unplaced[0].cause;
+    assert!(cause.to_string().contains("2147483648 bytes"), "{cause}");
+    // Was it an outlier? It is asked again, once the failure is forgotten.
+    agent.tick(at(400_000), 0);
+    agent.tick(at(400_001), 0);
+    assert_eq!(loads(&mut agent), [1 << 20]);
+}
+
+#[test]
+fn what_a_content_took_on_any_node_counts_on_all_also_when_it_is_not_there_any_more() {
+    let mut agent = agent("a", true);
+    let content = deployment().content;
+    says(&mut agent, at(100), "b", vec![(content, 3 << 20)]);
+    let two = Deployment {
+        replicas: ReplicaCount::Exactly(2),
+        ..deployment()
+    };
+    agent.deploy(at(200), model(), two);
+    agent.tick(at(200), 0);
+    assert_eq!(loads(&mut agent), [3 << 20]);
+    agent.replica_loaded(at(300), &model(), content, 5 << 20);
+    agent.replica_unloaded(at(400), &model());
+    assert_eq!(footprints(&agent), [(content, 5 << 20)]);
+    agent.take_back(at(500), model());
+    agent.tick(at(500), 0);
+    assert_eq!(footprints(&agent), []);
+}
+
+#[test]
+fn a_replica_takes_its_memory_until_it_is_gone() {
+    let mut agent = agent("a", false);
+    agent.deploy(at(200), model(), deployment());
+    agent.tick(at(200), 0);
+    agent.replica_loaded(at(300), &model(), deployment().content, 5 << 20);
+    agent.take_back(at(400), model());
+    agent.tick(at(400), 0);
+    agent.tick(at(10_000), 0);
+    let unloads = effects(&mut agent)
+        .into_iter()
+        .filter(|effect| matches!(effect, Effect::Unload { .. }));
+    assert_eq!(unloads.count(), 1);
+    let bytes = |agent: &Agent| {
+        let own = agent.view().node(agent.name()).unwrap().snapshot.clone().unwrap();
+        own.replicas.iter().map(|replica| replica.bytes).sum::<u64>()
+    };
+    assert_eq!(bytes(&agent), 5 << 20);
+    agent.replica_unloaded(at(10_100), &model());
+    assert_eq!(bytes(&agent), 0);
+}
+
+#[test]
+fn what_a_clock_far_ahead_deploys_is_not_taken_and_told_of() {
+    let mut agent = agent("a", true);
+    agent.up(at(100), id("b"), address(2));
+    effects(&mut agent);
+    let entry = Entry {
+        stamp: Stamp {
+            wall: at(100).wall + 3_600_000,
+            counter: 0,
+            node: "b".parse().unwrap(),
+        },
+        deployment: Some(deployment()),
+    };
+    let ask = Ask::Entries(agent.catalog().buckets().to_vec());
+    let answer = Answer::Entries(vec![(model(), entry)]);
+    agent.answered(at(200), MS * 100, &id("b"), &ask, answer);
+    assert_eq!(agent.catalog().deployments().count(), 0);
+    let told = effects(&mut agent).into_iter().find_map(|effect| match effect {
+        Effect::Notice(notice) => Some(notice.to_string()),
+        _ => None,
+    });
+    let told = told.expect("a person is told");
+    assert!(told.contains("node b") && told.contains("clock"), "{told}");
+}

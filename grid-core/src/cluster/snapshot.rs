@@ -29,6 +29,10 @@ pub struct NodeSnapshot {
     pub catalog: Digest,
     /// Contents that it can send to others, sorted: those of its replicas, and more that lie on its disk.
     pub artifacts: Vec<Digest>,
+    /// Bytes that contents were found to take when they were loaded on this node, or would have taken when there was no
+    /// room for them; of contents that are deployed, in memory or not, sorted. Estimates fail, and this is what the
+    /// others learn from it.
+    pub footprints: Vec<(Digest, u64)>,
 }
 
 impl NodeSnapshot {

@@ -220,6 +220,7 @@ mod tests {
             replicas: Vec::new(),
             catalog: Digest([0; 32]),
             artifacts: Vec::new(),
+            footprints: Vec::new(),
         }
     }
 

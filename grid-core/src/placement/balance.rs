@@ -83,7 +83,7 @@ pub(super) fn rebalance(ledger: &mut Ledger, round: &mut Round, policy: &Policy)
     if rules.budget == 0 || !ledger.nodes.iter().any(is_out) {
         return;
     }
-    let is_ready = |shard: &Shard, owner| shard.hosted.contains(&(owner, HostedStage::Ready));
+    let is_ready = |shard: &Shard, owner| shard.on(owner).is_some_and(|copy| copy.stage == HostedStage::Ready);
     let movable = ledger.by_node(|shard, owner| shard.replicas != ReplicaCount::EveryNode && is_ready(shard, owner));
     let items = |shards: Vec<u32>| shards.into_iter().map(|shard| Item { shard, pending: 0 }).collect();
     let mut evening = Evening::new(ledger, movable.into_iter().map(items).collect(), rules);

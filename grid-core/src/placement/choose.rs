@@ -198,7 +198,7 @@ impl Chooser {
 fn fill_every_node(ledger: &mut Ledger, index: ShardIndex, plan: &mut Plan) {
     let shard = &ledger.shards[index as usize];
     let mut is_taken = vec![false; ledger.nodes.len()];
-    let hosted = shard.hosted.iter().map(|(node, _)| node);
+    let hosted = shard.hosted.iter().map(|copy| &copy.node);
     for node in shard.owners.iter().chain(&shard.avoid).chain(hosted) {
         is_taken[*node as usize] = true;
     }

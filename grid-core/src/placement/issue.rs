@@ -83,27 +83,27 @@ impl Round {
         // Signed: a node that shrank has less than nothing.
         let promised = |node: &super::ledger::Node| i128::from(node.memory) - i128::from(node.promised);
         let mut free: Vec<i128> = ledger.nodes.iter().map(promised).collect();
-        let bytes = |shard: usize| i128::from(ledger.shards[shard].bytes);
+        let bytes = |shard: usize, node: usize| i128::from(ledger.shards[shard].bytes_on(node as NodeIndex));
         for shard in &ledger.shards {
-            let leaving = shard.hosted.iter().filter(|(_, stage)| *stage == HostedStage::Leaving);
-            leaving.for_each(|(node, _)| free[*node as usize] += i128::from(shard.bytes));
+            let leaving = shard.hosted.iter().filter(|copy| copy.stage == HostedStage::Leaving);
+            leaving.for_each(|copy| free[copy.node as usize] += i128::from(copy.bytes));
         }
         // What waits for a loading slot gets one in time.
         let leaves = self.moves.iter().map(|step| (step.shard, step.from));
         for (shard, from) in leaves.chain(self.waiting.iter().map(|waiting| (waiting.shard, waiting.from))) {
             if let Some(from) = from {
-                free[from] += bytes(shard);
+                free[from] += bytes(shard, from);
             }
         }
         loop {
             let before = for_room.len();
             for_room.retain(|pending| {
-                let needed = bytes(pending.shard as usize);
+                let needed = bytes(pending.shard as usize, pending.to as usize);
                 let moves = free[pending.to as usize] >= needed;
                 if moves {
                     free[pending.to as usize] -= needed;
                     if let Some(from) = pending.from {
-                        free[from as usize] += needed;
+                        free[from as usize] += bytes(pending.shard as usize, from as usize);
                     }
                     self.wait(pending, WaitingFor::Room);
                 }

@@ -1,6 +1,6 @@
 //! What stays where it is.
 
-use super::ledger::{Ledger, NodeIndex, Shard, ShardIndex};
+use super::ledger::{Copied, Ledger, NodeIndex, Shard, ShardIndex};
 use super::{HostedStage, MoveReason, ReplicaCount};
 
 /// A hosted replica that must leave its node.
@@ -16,7 +16,7 @@ pub(super) fn keep(ledger: &mut Ledger) -> Vec<Displaced> {
     let mut displaced = vec![];
     for index in 0..ledger.shards.len() as ShardIndex {
         let hosted = ledger.shards[index as usize].hosted.clone();
-        for (node, stage) in hosted {
+        for Copied { node, stage, .. } in hosted {
             if stage == HostedStage::Leaving {
                 continue;
             }
@@ -88,14 +88,15 @@ fn shrink(ledger: &mut Ledger, displaced: &mut Vec<Displaced>) {
     let hosted = ledger.by_node(|_, owner| is_over(ledger, owner));
     for (node, mut shards) in (0..).zip(hosted) {
         // Those that could go elsewhere first; within them by bytes, and the order of shards decides ties.
-        let bytes = |shard: &Shard| (shard.replicas == ReplicaCount::EveryNode, shard.bytes);
+        let bytes = |shard: &Shard| (shard.replicas == ReplicaCount::EveryNode, shard.bytes_on(node));
         shards.sort_by_key(|shard| bytes(&ledger.shards[*shard as usize]));
         while is_over(ledger, node) && !shards.is_empty() {
             let excess = ledger.nodes[node as usize].assigned - ledger.nodes[node as usize].memory;
             let movable = shards.partition_point(|shard| !bytes(&ledger.shards[*shard as usize]).0);
             let movable = if movable == 0 { shards.len() } else { movable };
             // The smallest that is enough, else the largest.
-            let enough = shards[..movable].partition_point(|shard| ledger.shards[*shard as usize].bytes < excess);
+            let enough =
+                shards[..movable].partition_point(|shard| ledger.shards[*shard as usize].bytes_on(node) < excess);
             let shard = shards.remove(enough.min(movable - 1));
             ledger.unassign(shard, node);
             displaced.push(Displaced {

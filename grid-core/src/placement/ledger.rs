@@ -61,14 +61,35 @@ pub(super) struct Shard {
     /// Its index in the problem.
     pub(super) original: usize,
     pub(super) seed: u64,
+    /// What a new replica is expected to take.
     pub(super) bytes: u64,
     pub(super) load: u64,
     pub(super) replicas: ReplicaCount,
     pub(super) avoid: SmallVec<[NodeIndex; 2]>,
     /// Sorted by node; one entry a node.
-    pub(super) hosted: SmallVec<[(NodeIndex, HostedStage); 2]>,
+    pub(super) hosted: SmallVec<[Copied; 2]>,
     /// The nodes that own it in the end.
     pub(super) owners: SmallVec<[NodeIndex; 2]>,
+}
+
+/// A replica that is somewhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Copied {
+    pub(super) node: NodeIndex,
+    pub(super) stage: HostedStage,
+    pub(super) bytes: u64,
+}
+
+impl Shard {
+    /// What is of it on a node now.
+    pub(super) fn on(&self, node: NodeIndex) -> Option<&Copied> {
+        self.hosted.iter().find(|copy| copy.node == node)
+    }
+
+    /// What it takes of that node: as much as it does if it is there already, else what is expected.
+    pub(super) fn bytes_on(&self, node: NodeIndex) -> u64 {
+        self.on(node).map_or(self.bytes, |copy| copy.bytes)
+    }
 }
 
 pub(super) struct Ledger {
@@ -104,7 +125,11 @@ impl Ledger {
         }
         for hosted in problem.hosted {
             if let (Some(&shard), Some(&node)) = (shard_at.get(hosted.shard), node_at.get(hosted.node)) {
-                shards[shard].hosted.push((node, hosted.stage));
+                shards[shard].hosted.push(Copied {
+                    node,
+                    stage: hosted.stage,
+                    bytes: hosted.bytes,
+                });
             }
         }
         let accepting = || nodes.iter().filter(|node| node.accepts);
@@ -117,11 +142,11 @@ impl Ledger {
         };
         for shard in &mut ledger.shards {
             shard.hosted.sort_unstable();
-            shard.hosted.dedup_by_key(|(node, _)| *node);
-            for &(node, stage) in &shard.hosted {
-                let node = &mut ledger.nodes[node as usize];
-                node.promised = node.promised.saturating_add(shard.bytes);
-                node.loading += u32::from(stage == HostedStage::Loading);
+            shard.hosted.dedup_by_key(|copy| copy.node);
+            for copy in &shard.hosted {
+                let node = &mut ledger.nodes[copy.node as usize];
+                node.promised = node.promised.saturating_add(copy.bytes);
+                node.loading += u32::from(copy.stage == HostedStage::Loading);
             }
         }
         let wanted = |shard: &Shard| match shard.replicas {
@@ -155,7 +180,7 @@ impl Ledger {
         let shard = &mut self.shards[shard as usize];
         shard.owners.push(to);
         let node = &mut self.nodes[to as usize];
-        node.assigned = node.assigned.saturating_add(shard.bytes);
+        node.assigned = node.assigned.saturating_add(shard.bytes_on(to));
         node.load += shard.load;
     }
 
@@ -164,7 +189,7 @@ impl Ledger {
         let shard = &mut self.shards[shard as usize];
         shard.owners.retain(|owner| *owner != from);
         let node = &mut self.nodes[from as usize];
-        node.assigned = node.assigned.saturating_sub(shard.bytes);
+        node.assigned = node.assigned.saturating_sub(shard.bytes_on(from));
         node.load -= shard.load;
     }
 
@@ -185,7 +210,7 @@ impl Ledger {
         self.nodes[to as usize].accepts
             && !shard.owners.contains(&to)
             && !shard.avoid.contains(&to)
-            && !shard.hosted.iter().any(|(node, _)| *node == to)
+            && shard.on(to).is_none()
     }
 
     /// Whether an owner other than `besides` is in that zone.

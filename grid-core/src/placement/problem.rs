@@ -24,7 +24,7 @@ pub struct PlacementNode {
 pub struct PlacementShard {
     /// Which one.
     pub id: ModelId,
-    /// Bytes that one replica takes in memory.
+    /// Bytes that a new replica is expected to take in memory, at worst.
     pub bytes: u64,
     /// Relative compute load of one replica; 100 is an ordinary one, 0 counts as 1.
     pub load: u32,
@@ -43,6 +43,8 @@ pub struct Hosted {
     pub node: usize,
     /// Where it stands.
     pub stage: HostedStage,
+    /// Bytes that it takes there, which may be more or less than what is expected of a new one.
+    pub bytes: u64,
 }
 
 /// Where a hosted replica stands. Whatever its stage, it takes its bytes of its node's memory.

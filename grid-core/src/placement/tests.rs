@@ -30,7 +30,7 @@ impl Grid {
 
     fn bytes_on(&self, node: usize) -> u64 {
         let here = self.hosted.iter().filter(|at| at.node == node);
-        here.map(|at| self.shards[at.shard].bytes).sum()
+        here.map(|at| at.bytes).sum()
     }
 
     /// Each node makes what it is to load, and checks that it has room; then what was replaced goes.
@@ -38,7 +38,7 @@ impl Grid {
         for step in moves {
             if let Some(node) = step.to {
                 assert!(!self.hosts(step.shard, node), "made twice: {step:?}");
-                self.hosted.push(ready(step.shard, node));
+                self.hosted.push(ready(step.shard, node, self.shards[step.shard].bytes));
                 let (bytes, memory) = (self.bytes_on(node), self.nodes[node].memory);
                 assert!(bytes <= memory, "made without room: {step:?}");
             }
@@ -80,9 +80,13 @@ impl Grid {
     }
 }
 
-fn ready(shard: usize, node: usize) -> Hosted {
-    let stage = HostedStage::Ready;
-    Hosted { shard, node, stage }
+fn ready(shard: usize, node: usize, bytes: u64) -> Hosted {
+    Hosted {
+        shard,
+        node,
+        stage: HostedStage::Ready,
+        bytes,
+    }
 }
 
 fn node(index: usize, memory: u64) -> PlacementNode {
@@ -152,7 +156,7 @@ fn any_grid() -> impl Strategy<Value = Grid> {
             HostedStage::Loading,
             HostedStage::Leaving,
         ]);
-        let hosted = prop::collection::vec((0..s, 0..n, stages), 0..40);
+        let hosted = prop::collection::vec((0..s, 0..n, stages, 1u64..=60), 0..40);
         let avoid = prop::collection::vec((0..s, 0..n), 0..6);
         let draining = prop::collection::vec(prop::bool::weighted(0.15), n);
         (Just(nodes), Just(shards), hosted, avoid, draining)
@@ -166,7 +170,12 @@ fn any_grid() -> impl Strategy<Value = Grid> {
         }
         let mut hosted: Vec<Hosted> = hosted
             .into_iter()
-            .map(|(shard, node, stage)| Hosted { shard, node, stage })
+            .map(|(shard, node, stage, bytes)| Hosted {
+                shard,
+                node,
+                stage,
+                bytes,
+            })
             .collect();
         hosted.sort_by_key(|at| (at.shard, at.node));
         hosted.dedup_by_key(|at| (at.shard, at.node));

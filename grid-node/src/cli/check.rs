@@ -30,7 +30,7 @@ pub(super) fn check(path: &Path, config: NodeConfig) -> ExitCode {
                 println!("{} is not loaded at start: `models.load`", plan.id);
                 continue;
             }
-            match plan.load(&runtimes, &budget) {
+            match plan.load(&runtimes, &budget, None) {
                 Ok(Loaded {
                     model,
                     runtime,
@@ -43,7 +43,7 @@ pub(super) fn check(path: &Path, config: NodeConfig) -> ExitCode {
                     println!("  out: {}", list(&model.signature().outputs));
                     reservations.push(reservation);
                 }
-                Err(problem) => problems.push(problem),
+                Err(problem) => problems.push(problem.reason),
             }
             return_free_memory();
         }

@@ -60,7 +60,8 @@ impl MemoryBudget {
     }
 
     /// Reserves what a load of the file is expected to take: what it was measured to take before, else what is
-    /// declared, else an estimate.
+    /// declared, else an estimate; and never less than what whoever asks for it counts on (`least`), so that what has
+    /// room by the caller's books has room by these.
     ///
     /// # Errors
     /// When less is free.
@@ -69,6 +70,7 @@ impl MemoryBudget {
         artifact: &Artifact,
         modified: Option<SystemTime>,
         declared: Option<u64>,
+        least: Option<u64>,
     ) -> Result<Reservation, OverBudget> {
         let content = Content {
             bytes: artifact.bytes,
@@ -78,7 +80,8 @@ impl MemoryBudget {
         let known = measured
             .filter(|measured| measured.content == content)
             .map(|measured| measured.bytes);
-        let bytes = known.or(declared).unwrap_or_else(|| estimate(artifact.bytes));
+        let expected = known.or(declared).unwrap_or_else(|| estimate(artifact.bytes));
+        let bytes = expected.max(least.unwrap_or(0));
         let id = self.ledger.lock().reserve(bytes)?;
         self.publish();
         Ok(Reservation {
@@ -199,8 +202,8 @@ impl Reservation {
 
     /// Replaces the reservation by what the process was measured to grow by, and returns by how much that is more.
     ///
-    /// A later load of the same file grows the process less, as it finds memory that an earlier one freed: so the
-    /// largest figure seen counts, and never less than the file. A figure that is refused is not kept: it may hold what
+    /// A later load of the same file may grow the process less, as it finds memory that an earlier one freed and the
+    /// system did not take back: so the largest figure seen counts, and never less than the file. A figure that is refused is not kept: it may hold what
     /// serving took in the same moment, and would keep the file out for good.
     ///
     /// # Errors
@@ -245,37 +248,37 @@ mod tests {
     #[test]
     fn a_dropped_reservation_is_returned_and_its_measure_is_used_again() {
         let budget = MemoryBudget::new(10 << 20);
-        let mut first = budget.reserve(&artifact(1000), None, None).unwrap();
+        let mut first = budget.reserve(&artifact(1000), None, None, None).unwrap();
         assert_eq!(first.settle(3 << 20), Ok((3 << 20) - estimate(1000) as i64));
         assert_eq!(budget.usage().1, 3 << 20);
         drop(first);
         assert_eq!(budget.usage().1, 0);
-        let second = budget.reserve(&artifact(1000), None, None).unwrap();
+        let second = budget.reserve(&artifact(1000), None, None, None).unwrap();
         assert_eq!(second.bytes(), 3 << 20);
     }
 
     #[test]
     fn a_load_that_grew_past_the_budget_is_refused_and_may_be_tried_again() {
         let budget = MemoryBudget::new(4 << 20);
-        let mut reservation = budget.reserve(&artifact(1000), None, None).unwrap();
+        let mut reservation = budget.reserve(&artifact(1000), None, None, None).unwrap();
         assert!(reservation.settle(5 << 20).is_err());
         drop(reservation);
         assert_eq!(budget.usage().1, 0);
-        let again = budget.reserve(&artifact(1000), None, None).unwrap();
+        let again = budget.reserve(&artifact(1000), None, None, None).unwrap();
         assert_eq!(again.bytes(), estimate(1000), "the refused figure is not kept");
     }
 
     #[test]
     fn a_measure_holds_for_its_content_only_and_one_is_kept_for_each_file() {
         let budget = MemoryBudget::new(10 << 20);
-        let mut first = budget.reserve(&artifact(1000), None, None).unwrap();
+        let mut first = budget.reserve(&artifact(1000), None, None, None).unwrap();
         first.settle(3 << 20).unwrap();
         let changed = Some(SystemTime::UNIX_EPOCH);
-        let mut second = budget.reserve(&artifact(1000), changed, None).unwrap();
+        let mut second = budget.reserve(&artifact(1000), changed, None, None).unwrap();
         assert_eq!(second.bytes(), estimate(1000));
         second.settle(2 << 20).unwrap();
         assert_eq!(budget.measured.len(), 1);
-        let third = budget.reserve(&artifact(1000), changed, None).unwrap();
+        let third = budget.reserve(&artifact(1000), changed, None, None).unwrap();
         assert_eq!(third.bytes(), 2 << 20);
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use grid_core::model::made_up::initial_states;
 pub use loader::{LoadFailed, Loader};
 pub use memory::{HeldMemory, MemoryBudget, Reservation};
 pub use system::{
-    available_cores, bound_kept_memory, compute_threads, memory_limit, resident_bytes, return_free_memory,
+    allocated_bytes, available_cores, bound_kept_memory, compute_threads, memory_limit, return_free_memory,
 };
 
 use crate::runtime::{Artifact, Instance, Model, OpenOptions, Runtimes};
@@ -66,6 +66,22 @@ impl Loaded {
     }
 }
 
+/// Why a version was not loaded. All memory has been returned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotLoaded {
+    /// Which file, and what is wrong.
+    pub reason: String,
+    /// Bytes that it was found to take, when there was room for what was expected and not for these.
+    pub took: Option<u64>,
+}
+
+impl From<String> for NotLoaded {
+    fn from(reason: String) -> Self {
+        Self { reason, took: None }
+    }
+}
+
 impl Plan {
     /// Along which dimensions requests of this model are stacked; `None` when they run alone.
     fn axes(&self, model: &dyn Model) -> Option<StackAxes> {
@@ -74,12 +90,12 @@ impl Plan {
         stacks.then(|| StackAxes::of(&self.manifest, model.signature()).ok())?
     }
 
-    /// Loads the version. Blocks; for the loader thread.
+    /// Loads the version, with at least so many bytes reserved for it. Blocks; for the loader thread.
     ///
     /// # Errors
     /// Says which file and what is wrong; all memory has been returned then.
-    pub fn load(&self, runtimes: &Runtimes, budget: &MemoryBudget) -> Result<Loaded, String> {
-        let loaded = self.load_measured(runtimes, budget);
+    pub fn load(&self, runtimes: &Runtimes, budget: &MemoryBudget, least: Option<u64>) -> Result<Loaded, NotLoaded> {
+        let loaded = self.load_measured(runtimes, budget, least);
         if loaded.is_err() {
             // What the allocator keeps of it would make the next load seem smaller than it is.
             return_free_memory();
@@ -87,19 +103,27 @@ impl Plan {
         loaded
     }
 
-    fn load_measured(&self, runtimes: &Runtimes, budget: &MemoryBudget) -> Result<Loaded, String> {
-        let before = resident_bytes();
+    fn load_measured(
+        &self,
+        runtimes: &Runtimes,
+        budget: &MemoryBudget,
+        least: Option<u64>,
+    ) -> Result<Loaded, NotLoaded> {
+        // A load that fills what the allocator keeps does not show in the process's growth.
+        return_free_memory();
+        let before = allocated_bytes();
         let mut reservation = budget
-            .reserve(&self.artifact, self.stamp, self.manifest.limits.memory)
+            .reserve(&self.artifact, self.stamp, self.manifest.limits.memory, least)
             .map_err(|error| format!("{}: {}", self.id, error))?;
         let (runtime, model) = self.open(runtimes)?;
         let instances = (0..self.instances)
             .map(|_| self.instance(model.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
-        let grown = resident_bytes().saturating_sub(before);
-        let error = reservation
-            .settle(grown)
-            .map_err(|error| format!("{}: after loading it {}", self.id, error))?;
+        let grown = allocated_bytes().saturating_sub(before);
+        let error = reservation.settle(grown).map_err(|error| NotLoaded {
+            reason: format!("{}: after loading it {}", self.id, error),
+            took: Some(error.needed),
+        })?;
         let labels = [
             ("model", self.id.name.to_string()),
             ("version", self.id.version.to_string()),

@@ -90,6 +90,8 @@ pub enum Event {
         model: ModelId,
         /// The content.
         content: Digest,
+        /// What it takes, as it turned out.
+        bytes: u64,
     },
     /// It could not be loaded. Its reservation, if there was one, is returned.
     LoadFailed {

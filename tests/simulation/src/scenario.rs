@@ -64,6 +64,9 @@ pub struct Scenario {
     pub only_planned: bool,
     /// There is room for all that is deployed, so that nothing waits in the end.
     pub has_room: bool,
+    /// A replica turns out to take up to so many hundredths more than was expected, or half as much less; on each node
+    /// something else, and the same each time.
+    pub surprise: u64,
 }
 
 impl Scenario {
@@ -83,6 +86,7 @@ impl Scenario {
             safety: 0,
             only_planned: false,
             has_room: true,
+            surprise: 0,
         }
     }
 }
@@ -175,6 +179,7 @@ pub fn run(scenario: &Scenario) -> Report {
         sampled: 0,
     };
     run.world.clients_retry.set(!scenario.only_planned);
+    run.world.surprise.set(scenario.surprise);
     run.all_phases();
     let minds = run.minds();
     let history = run.world.history().clone();

@@ -118,6 +118,8 @@ pub struct World {
     pub is_open: Cell<bool>,
     /// Clients ask once more where the answer says that it may help.
     pub clients_retry: Cell<bool>,
+    /// By how much replicas surprise: see the scenario.
+    pub surprise: Cell<u64>,
     requests: Cell<u64>,
 }
 
@@ -134,6 +136,7 @@ impl World {
             asked_for: RefCell::default(),
             is_open: Cell::new(false),
             clients_retry: Cell::new(true),
+            surprise: Cell::new(0),
             requests: Cell::new(0),
         }
     }

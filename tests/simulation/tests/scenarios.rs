@@ -1,5 +1,7 @@
 //! What happens to grids in the field, one thing at a time, under load.
 
+use std::collections::BTreeMap;
+
 use grid_simulation::fault::{Fault, Plan};
 use grid_simulation::history::Event;
 use grid_simulation::scenario::{Report, Scenario, model, run};
@@ -110,6 +112,41 @@ fn memory_that_holds_not_all_is_never_passed() {
         )
     };
     check(&tight);
+}
+
+#[test]
+fn replicas_that_take_more_than_expected_are_refused_once_and_placed_elsewhere() {
+    let surprising = |budget, has_room| Scenario {
+        budget,
+        has_room,
+        surprise: 80,
+        ..under(
+            4,
+            &[
+                (1000, Fault::Budget(1, 50)),
+                (9000, Fault::Crash(2)),
+                (14_000, Fault::Restart(2)),
+            ],
+        )
+    };
+    check(&surprising(800 << 20, true));
+    let mut refused = 0;
+    for report in check(&surprising(300 << 20, false)) {
+        let mut of_each = BTreeMap::new();
+        for record in &report.history {
+            if let Event::LoadFailed {
+                node, content, reason, ..
+            } = &record.event
+                && reason.contains("what it takes")
+            {
+                *of_each.entry((node, content)).or_insert(0) += 1;
+                refused += 1;
+            }
+        }
+        // A node that was started anew may have forgotten.
+        assert!(of_each.values().all(|times| *times <= 2), "{of_each:?}");
+    }
+    assert!(refused > 0, "nothing was surprising");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Grids that are set up wrongly: each trouble is named, in the log and by the grid's status, and nothing merges.
 
-use std::time::Duration;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant, SystemTime};
 
+use grid_core::cluster::{NodeId, Now};
+use grid_core::membership::{Membership, MembershipEffect, MembershipOptions, Swim};
 use grid_tests::embedded::eventually;
-use grid_tests::grid::{Grid, MODELS, question, repository_of, tcp_only_to};
+use grid_tests::grid::{Grid, KEY, MODELS, question, repository_of, tcp_only_to};
 use tempfile::TempDir;
 
 use crate::BINARY;
@@ -71,6 +74,53 @@ fn two_nodes_of_one_name_are_named_and_do_not_merge() {
         })
     };
     eventually("one of them names it", || named(0) || named(1));
+    stay_apart(&grid);
+}
+
+#[test]
+fn a_node_whose_clock_is_far_off_is_named_and_kept_out() {
+    let repository = repository_of(&MODELS[..1]);
+    let grid = Grid::of(BINARY, &["a"], repository.path());
+    // No process can be given another clock than the machine's. So the other node is this test: a real node's membership
+    // on a real socket, an hour ahead.
+    let socket = UdpSocket::bind(grid.mesh(1)).expect("a free port");
+    let mut ahead = Swim::new(&MembershipOptions {
+        grid: "test".parse().expect("a name"),
+        node: NodeId {
+            name: "early".parse().expect("a name"),
+            generation: 1,
+        },
+        mesh: grid.mesh(1),
+        key: KEY.parse().expect("a key"),
+        entropy: [7; 32],
+        self_doubt: true,
+    });
+    let (begun, right) = (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH));
+    let wall = right.expect("a time after 1970") + Duration::from_secs(3600);
+    let mut joins = || {
+        let monotonic = begun.elapsed();
+        let wall = u64::try_from((wall + monotonic).as_millis()).expect("a time in this age");
+        ahead.join(Now { monotonic, wall }, &[grid.mesh(0)]);
+        while let Some(effect) = ahead.poll() {
+            if let MembershipEffect::Send { to, bytes } = effect {
+                socket.send_to(&bytes, to).expect("a datagram");
+            }
+        }
+    };
+    let names_it = |text: &str| text.contains("clock of early") && text.contains("ahead of ours");
+    let mut troubles = Vec::new();
+    eventually("the trouble is in the status", || {
+        joins();
+        troubles = grid.nodes()[0].status().map_or(Vec::new(), |status| status.troubles);
+        troubles.iter().any(|trouble| names_it(&trouble.what))
+    });
+    // The log says it as the status does: to be read, and not as a quotation.
+    let logged = |trouble: &str| grid.nodes()[0].output().lines().any(|line| line.contains(trouble));
+    assert!(
+        troubles.iter().all(|trouble| logged(&trouble.what)),
+        "{troubles:?}\n{}",
+        grid.logs()
+    );
     stay_apart(&grid);
 }
 

@@ -99,6 +99,51 @@ async fn what_a_replica_says_of_a_request_is_told_as_it_is_and_not_sent_elsewher
 }
 
 #[tokio::test]
+async fn a_replica_whose_model_fails_at_once_is_not_preferred_for_being_quick() {
+    let grid = FakeGrid::new();
+    let failing = |_| {
+        Said::only(Reply::Failed {
+            error: InferError::ModelFailed {
+                model: fake::model(1),
+                reason: "no".to_owned(),
+            },
+            may_have_run: true,
+            load: fake::load(1),
+        })
+    };
+    let a = FakeNode::inferring(&grid, "a", failing).await;
+    let b = FakeNode::inferring(&grid, "b", |_| Said::value(1.0, fake::load(5000))).await;
+    grid.ready(&[&a, &b]);
+    let model = client_of(&[&a, &b]).await.model("forest").await.unwrap();
+    let mut failed = 0;
+    for _ in 0..100 {
+        failed += usize::from(model.infer(input(0.0)).await.is_err());
+    }
+    assert!(failed <= 10, "{failed} of 100");
+}
+
+#[tokio::test]
+async fn a_caller_whose_input_is_wrong_does_not_cost_the_replica_its_requests() {
+    let grid = FakeGrid::new();
+    let invalid = |_| {
+        Said::only(Reply::Failed {
+            error: InferError::Invalid("no".to_owned()),
+            may_have_run: false,
+            load: fake::load(1),
+        })
+    };
+    let a = FakeNode::inferring(&grid, "a", invalid).await;
+    let b = FakeNode::inferring(&grid, "b", |_| Said::value(1.0, fake::load(5_000_000))).await;
+    grid.ready(&[&a, &b]);
+    let model = client_of(&[&a, &b]).await.model("forest").await.unwrap();
+    let mut refused = 0;
+    for _ in 0..100 {
+        refused += usize::from(model.infer(input(0.0)).await.is_err());
+    }
+    assert!(refused >= 90, "{refused} of 100 were told so");
+}
+
+#[tokio::test]
 async fn a_model_that_nobody_knows_is_told_with_the_nearest_name() {
     let grid = FakeGrid::new();
     let a = FakeNode::inferring(&grid, "a", |_| panic!("it was sent")).await;

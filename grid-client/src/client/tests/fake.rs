@@ -204,6 +204,7 @@ impl FakeNode {
             replicas: Vec::new(),
             catalog: Digest([0; 32]),
             artifacts: Vec::new(),
+            footprints: Vec::new(),
         });
         let links = Arc::new(Mutex::new(Some(Vec::new())));
         let (kept, grid, script) = (Arc::clone(&links), Arc::clone(grid), Arc::new(script) as Arc<Script>);

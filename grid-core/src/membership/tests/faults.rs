@@ -21,6 +21,13 @@ fn crash(seed: u64, nodes: usize, limit: Duration) -> Duration {
 }
 
 #[test]
+fn nodes_that_have_long_been_together_learn_of_a_crash() {
+    let mut network = Network::long_together(1, 30, true);
+    network.crash(29);
+    assert!(network.run_until(SECOND * 20, |network| network.all_miss(29)));
+}
+
+#[test]
 fn nodes_that_know_one_address_come_to_know_all() {
     let mut network = Network::new(1);
     (0..10).for_each(|index| network.start(index, |_| {}));

@@ -89,8 +89,34 @@ impl Network {
         network
     }
 
+    /// A grid of nodes that have long been together: each knows all others from its first moment. Nobody joins, so nothing
+    /// of what joining costs is in it.
+    pub(crate) fn long_together(seed: u64, nodes: usize, self_doubt: bool) -> Self {
+        let mut network = Self::new(seed);
+        network.self_doubt = self_doubt;
+        for index in 0..nodes {
+            network.add(index, |_| {});
+        }
+        let peers: Vec<Peer> = network.nodes.iter().map(|node| node.peer.clone()).collect();
+        for index in 0..nodes {
+            // Spread over a second, as their probes are.
+            network.run(SECOND / u32::try_from(nodes).expect("few nodes"));
+            network.with(index, |swim, now| swim.acquaint(now, peers.iter().cloned()));
+            network.at(network.now, Event::Join(index));
+        }
+        network.run(SECOND * 30);
+        assert!(network.all_know_all(), "somebody was forgotten");
+        network
+    }
+
     /// Starts a node that knows the first one's address.
     pub(crate) fn start(&mut self, index: usize, change: impl FnOnce(&mut MembershipOptions)) {
+        self.add(index, change);
+        self.at(self.now, Event::Join(index));
+    }
+
+    /// A node that runs and asks nobody to join it.
+    fn add(&mut self, index: usize, change: impl FnOnce(&mut MembershipOptions)) {
         let mut options = MembershipOptions {
             grid: "simulated".parse().expect("a name"),
             node: NodeId {
@@ -123,7 +149,6 @@ impl Network {
             true => self.nodes.push(node),
             false => self.nodes[index] = node,
         }
-        self.at(self.now, Event::Join(index));
     }
 
     pub(crate) fn crash(&mut self, index: usize) {

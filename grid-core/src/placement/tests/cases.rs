@@ -9,7 +9,7 @@ fn a_swap_between_full_nodes_is_reported_and_not_forced() {
     let mut grid = Grid {
         nodes: vec![node(0, 10), node(1, 10)],
         shards: vec![shard(0, 10, ONE), shard(1, 10, ONE)],
-        hosted: vec![ready(0, 0), ready(1, 1)],
+        hosted: vec![ready(0, 0, 10), ready(1, 1, 10)],
     };
     // Each failed where it is, and could be where the other is.
     grid.shards[0].avoid = vec![0];
@@ -37,7 +37,7 @@ fn a_move_waits_until_its_target_has_room() {
     let mut grid = Grid {
         nodes: vec![node(0, 10), node(1, 10), node(2, 10)],
         shards: vec![shard(0, 10, ONE), shard(1, 10, ONE)],
-        hosted: vec![ready(0, 0), ready(1, 1)],
+        hosted: vec![ready(0, 0, 10), ready(1, 1, 10)],
     };
     grid.shards[0].avoid = vec![0, 2];
     grid.shards[1].avoid = vec![0, 1];
@@ -98,11 +98,32 @@ fn the_last_copy_stays_on_a_node_that_shrank_when_it_fits_nowhere() {
     let grid = Grid {
         nodes: vec![node(0, 5), node(1, 5)],
         shards: vec![shard(0, 8, ONE)],
-        hosted: vec![ready(0, 0)],
+        hosted: vec![ready(0, 0, 8)],
     };
     let assignment = grid.place();
     assert_eq!((assignment.owners, assignment.moves), (vec![vec![0]], vec![]));
     assert_eq!(assignment.stuck[0].cause, Cause::NoRoom { needed: 8, free: 5 });
+}
+
+#[test]
+fn a_replica_counts_with_what_it_takes_where_it_is_and_a_new_one_with_what_is_expected() {
+    let mut grid = Grid {
+        nodes: vec![node(0, 7), node(1, 7)],
+        shards: vec![shard(0, 8, ONE), shard(1, 4, ONE)],
+        // It was loaded when nobody knew of the 8 bytes yet, and takes 3 here.
+        hosted: vec![ready(0, 0, 3)],
+    };
+    grid.shards[1].avoid = vec![1];
+    let assignment = grid.place();
+    assert_eq!(assignment.owners, [[0], [0]]);
+    grid.apply(&assignment.moves);
+    // It has to go, and stays where it serves as long as there is no room elsewhere for all that it may take.
+    grid.nodes[0].memory = 5;
+    let assignment = grid.place();
+    assert_eq!(assignment.owners, [[0], [0]]);
+    assert_eq!(assignment.stuck[0].cause, Cause::NoRoom { needed: 8, free: 7 });
+    grid.nodes[1].memory = 8;
+    assert_eq!(grid.place().owners, [[1], [0]]);
 }
 
 #[test]
@@ -123,7 +144,7 @@ fn numbers_at_their_limits_do_no_harm() {
     let mut grid = Grid {
         nodes: vec![node(0, u64::MAX), node(1, 0)],
         shards: vec![shard(0, u64::MAX, ONE), shard(1, u64::MAX, ONE), shard(2, 0, ONE)],
-        hosted: vec![ready(0, 0), ready(1, 0), ready(7, 7)],
+        hosted: vec![ready(0, 0, u64::MAX), ready(1, 0, u64::MAX), ready(7, 7, 1)],
     };
     grid.nodes[0].compute = u32::MAX;
     grid.nodes[1].compute = 0;

@@ -75,8 +75,12 @@ proptest! {
     fn no_node_is_given_more_than_its_memory_and_every_move_has_room_now(grid in any_grid()) {
         let assignment = grid.place();
         for (index, node) in grid.nodes.iter().enumerate() {
-            let owned = assignment.owners.iter().zip(&grid.shards).filter(|(owners, _)| owners.contains(&index));
-            let owned: u64 = owned.map(|(_, shard)| shard.bytes).sum();
+            let bytes = |shard: usize| {
+                let here = grid.hosted.iter().find(|at| (at.shard, at.node) == (shard, index));
+                here.map_or(grid.shards[shard].bytes, |at| at.bytes)
+            };
+            let owned = assignment.owners.iter().enumerate().filter(|(_, owners)| owners.contains(&index));
+            let owned: u64 = owned.map(|(shard, _)| bytes(shard)).sum();
             let incoming = assignment.moves.iter().filter(|step| step.to == Some(index));
             let incoming: Vec<u64> = incoming.map(|step| grid.shards[step.shard].bytes).collect();
             let hosted = grid.bytes_on(index);
@@ -142,6 +146,53 @@ proptest! {
             grid.apply(&some);
         }
         grid.settle();
+    }
+
+    #[test]
+    fn whatever_replicas_turn_out_to_take_no_budget_is_passed_and_refused_loads_come_to_an_end(
+        mut grid in any_grid(),
+        takes in prop::collection::vec(1u64..=80, 64),
+    ) {
+        grid.hosted.retain(|at| at.stage == HostedStage::Ready);
+        let (mut refused, mut loads) = (0, 0);
+        // The same on one node each time, and on each node something else.
+        let takes = |shard: usize, node: usize| takes[(shard * 7 + node * 13) % takes.len()];
+        let before: Vec<u64> = (0..grid.nodes.len()).map(|node| grid.bytes_on(node)).collect();
+        let served: Vec<bool> = (0..grid.shards.len()).map(|shard| grid.hosted.iter().any(|at| at.shard == shard)).collect();
+        loop {
+            let Assignment { moves, owners, .. } = grid.place();
+            if moves.is_empty() {
+                break;
+            }
+            let expected: Vec<u64> = grid.shards.iter().map(|shard| shard.bytes).collect();
+            let mut surprised = vec![false; grid.nodes.len()];
+            for step in &moves {
+                let Some(node) = step.to else { continue };
+                loads += 1;
+                let bytes = takes(step.shard, node);
+                surprised[node] |= bytes > expected[step.shard];
+                if grid.bytes_on(node) + bytes <= grid.nodes[node].memory {
+                    grid.hosted.push(ready(step.shard, node, bytes));
+                } else {
+                    refused += 1;
+                    prop_assert!(surprised[node], "all that was known was right, and yet: {step:?}");
+                }
+                let known = &mut grid.shards[step.shard].bytes;
+                *known = bytes.max(*known);
+            }
+            // As nodes hand over: only to owners that are ready.
+            let may_go = |grid: &Grid, step: &&Move| owners[step.shard].iter().all(|owner| grid.hosts(step.shard, *owner));
+            let gone: Vec<Move> = moves.iter().filter(|step| may_go(&grid, step)).copied().collect();
+            grid.hosted.retain(|at| !gone.iter().any(|step| (step.shard, step.from) == (at.shard, Some(at.node))));
+            for (index, node) in grid.nodes.iter().enumerate() {
+                prop_assert!(grid.bytes_on(index) <= node.memory.max(before[index]));
+            }
+            for (shard, served) in served.iter().enumerate() {
+                prop_assert!(!served || grid.hosted.iter().any(|at| at.shard == shard), "its last replica is gone");
+            }
+            prop_assert!(loads < 2000, "it does not settle");
+        }
+        prop_assert!(refused <= grid.nodes.len() * grid.shards.len(), "{refused} refusals");
     }
 
     #[test]

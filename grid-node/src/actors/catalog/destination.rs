@@ -55,8 +55,8 @@ impl Destination {
     /// Has a version served. What was wrong, if anything was.
     pub(super) async fn serve(&self, found: FoundVersion) -> Option<String> {
         match self {
-            Self::Here(supervisor) => match supervisor.send(Deploy(found.plan)).await {
-                Ok(result) => result.err(),
+            Self::Here(supervisor) => match supervisor.send(Deploy::of(found.plan)).await {
+                Ok(result) => result.err().map(|error| error.reason),
                 Err(_) => Some("the node is stopping".to_owned()),
             },
             Self::Grid(grid) => grid.serve(found).await.err(),

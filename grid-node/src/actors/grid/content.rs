@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{GridActor, now};
 use crate::actors::catalog::plans;
 use crate::actors::shard_supervisor::{Deploy, ShardSupervisor};
-use crate::loading::Plan;
+use crate::loading::{NotLoaded, Plan};
 use crate::mesh::Peers;
 use crate::store::artifacts::{ArtifactStore, StoredContent};
 
@@ -35,6 +35,8 @@ pub(super) struct Brought {
 struct Bringing {
     model: ModelId,
     content: Digest,
+    /// Bytes to reserve for it at least.
+    memory: u64,
     /// Where the repository of this node holds it.
     here: Option<Arc<Plan>>,
     /// Nodes that say they have it.
@@ -46,7 +48,7 @@ struct Bringing {
 }
 
 impl GridActor {
-    pub(super) fn load(&mut self, model: ModelId, deployment: Deployment, ctx: &mut Context<Self>) {
+    pub(super) fn load(&mut self, model: ModelId, deployment: &Deployment, memory: u64, ctx: &mut Context<Self>) {
         let content = deployment.content;
         let has = |node: &&grid_core::cluster::NodeSnapshot| node.artifacts.binary_search(&content).is_ok();
         let others = self.agent.view().up().filter(|node| node.name() != self.agent.name());
@@ -62,6 +64,7 @@ impl GridActor {
             sources,
             model: model.clone(),
             content,
+            memory,
             config: Arc::clone(&self.config),
             store: Arc::clone(&self.store),
             peers: self.peers.clone(),
@@ -76,9 +79,9 @@ impl GridActor {
                     };
                     this.agent.replica_loaded(now(), &model, content, bytes);
                 }
-                Err(reason) => {
+                Err(NotLoaded { reason, took }) => {
                     warn!(model = %model.name, version = model.version, reason, "not hosted here");
-                    this.agent.replica_failed(now(), &model, content, reason);
+                    this.agent.replica_failed(now(), &model, content, reason, took);
                 }
             }
             this.agent.artifacts(this.store.contents());
@@ -90,10 +93,11 @@ impl GridActor {
 }
 
 impl Bringing {
-    async fn bring(self) -> Result<Brought, String> {
+    async fn bring(self) -> Result<Brought, NotLoaded> {
         let (plan, stored) = self.plan().await?;
-        let deployed = self.supervisor.send(Deploy(plan)).await;
-        let bytes = deployed.unwrap_or_else(|_| Err("the node is stopping".to_owned()))?;
+        let memory = Some(self.memory);
+        let deployed = self.supervisor.send(Deploy { plan, memory }).await;
+        let bytes = deployed.unwrap_or_else(|_| Err("the node is stopping".to_owned().into()))?;
         Ok(Brought { bytes, stored })
     }
 

@@ -85,7 +85,11 @@ impl GridActor {
     fn of_agent(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         match effect {
             Effect::Ask { to, at, ask } => self.ask(to, at, ask, ctx),
-            Effect::Load { model, deployment } => self.load(model, deployment, ctx),
+            Effect::Load {
+                model,
+                deployment,
+                memory,
+            } => self.load(model, &deployment, memory, ctx),
             Effect::Unload { model } => self.unload(model, ctx),
             Effect::Head { version, catalog } => self.membership.set_head(now(), Head { version, catalog }),
             Effect::Keep => self.keep_due = true,

@@ -30,7 +30,7 @@ impl Troubles {
             .iter()
             .any(|(at, _, other)| *other == text && *at + Duration::from_secs(30) > now);
         if !said {
-            warn!(trouble = text, "in the grid");
+            warn!(trouble = %text, "in the grid");
         }
         self.0.retain(|(at, _, other)| *at + keep > now && *other != text);
         self.0.push_back((now, SystemTime::now(), text));

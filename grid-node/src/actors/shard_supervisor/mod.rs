@@ -27,7 +27,7 @@ use drain::{Drains, Unloader};
 use replica::{Child, InMemory, Replica};
 
 use crate::compute::{LaneOptions, Pool};
-use crate::loading::{Loaded, Loader, MemoryBudget, Plan};
+use crate::loading::{Loaded, Loader, MemoryBudget, NotLoaded, Plan};
 use crate::runtime::{Instance, Runtimes};
 
 /// What a supervisor is made with.
@@ -286,13 +286,25 @@ impl Handler<Announce> for ShardSupervisor {
 /// Loads a version and takes it into service. Answers when it serves, with the bytes that it takes, or why it does not. What served before under the
 /// same name and version goes on until then, and on failure.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<u64, String>")]
-pub struct Deploy(pub Arc<Plan>);
+#[rtype(result = "Result<u64, NotLoaded>")]
+pub struct Deploy {
+    /// What to load.
+    pub plan: Arc<Plan>,
+    /// Bytes to reserve for it at least.
+    pub memory: Option<u64>,
+}
+
+impl Deploy {
+    /// A load for which what this node expects is reserved.
+    pub fn of(plan: Arc<Plan>) -> Self {
+        Self { plan, memory: None }
+    }
+}
 
 impl Handler<Deploy> for ShardSupervisor {
-    type Result = ResponseActFuture<Self, Result<u64, String>>;
+    type Result = ResponseActFuture<Self, Result<u64, NotLoaded>>;
 
-    fn handle(&mut self, Deploy(plan): Deploy, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Deploy { plan, memory }: Deploy, _: &mut Self::Context) -> Self::Result {
         self.order(&plan.id, Some(Arc::clone(&plan)));
         let replica = self.note(&plan, ReplicaState::Loading);
         replica.standing = ReplicaState::Loading;
@@ -307,15 +319,15 @@ impl Handler<Deploy> for ShardSupervisor {
         let loading = {
             let plan = Arc::clone(&plan);
             async move {
-                let loaded = loader.run(move || plan.load(&runtimes, &budget)).await;
-                loaded.unwrap_or_else(|gone| Err(gone.to_string()))
+                let loaded = loader.run(move || plan.load(&runtimes, &budget, memory)).await;
+                loaded.unwrap_or_else(|gone| Err(gone.to_string().into()))
             }
         };
         Box::pin(loading.into_actor(self).map(move |loaded, this, ctx| {
             let wanted = this.orders.get(&plan.id).and_then(|last| last.wanted.as_ref());
             if wanted.is_none_or(|wanted| *wanted != plan) {
                 this.options.loader.spawn(move || drop(loaded.map(Loaded::discard)));
-                return Err(format!("{}: a later order replaced this load", plan.id));
+                return Err(format!("{}: a later order replaced this load", plan.id).into());
             }
             match loaded {
                 // Two callers asked for the same content, and the other's load was quicker.
@@ -327,13 +339,13 @@ impl Handler<Deploy> for ShardSupervisor {
                     this.take_into_service(&plan, loaded, ctx);
                     Ok(this.bytes(&plan.id))
                 }
-                Err(reason) => {
+                Err(NotLoaded { reason, took }) => {
                     error!(model = %plan.id.name, version = plan.id.version, reason, "not loaded");
                     if let Some(replica) = this.replicas.get_mut(&plan.id) {
                         replica.standing = ReplicaState::Failed(reason.clone());
                     }
                     this.publish();
-                    Err(reason)
+                    Err(NotLoaded { reason, took })
                 }
             }
         }))

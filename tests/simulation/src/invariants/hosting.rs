@@ -11,7 +11,9 @@ pub(super) fn check(_: &Scenario, history: &[Record]) -> Vec<(u64, String)> {
     let mut violations = Vec::new();
     for record in history {
         match &record.event {
-            Event::Loaded { node, model, content } => drop(resident.insert((node, model, content), true)),
+            Event::Loaded {
+                node, model, content, ..
+            } => drop(resident.insert((node, model, content), true)),
             Event::Closing {
                 node, model, content, ..
             } => drop(resident.insert((node, model, content), false)),

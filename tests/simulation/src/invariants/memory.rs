@@ -38,6 +38,18 @@ pub(super) fn check(scenario: &Scenario, history: &[Record]) -> Vec<(u64, String
                     violations.push((record.at, format!("{node} has taken {sum} bytes of {budget}")));
                 }
             }
+            Event::Loaded {
+                node,
+                model,
+                content,
+                bytes,
+            } => {
+                let before = used.insert((node, model, content), *bytes).unwrap_or(0);
+                let (sum, budget) = (used_by(&used, node), budgets.get(node).copied().unwrap_or(0));
+                if *bytes > before && sum > budget {
+                    violations.push((record.at, format!("{node} has {sum} bytes of {budget}")));
+                }
+            }
             Event::Freed { node, model, content }
             | Event::LoadFailed {
                 node, model, content, ..

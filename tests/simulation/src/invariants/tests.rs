@@ -43,7 +43,12 @@ fn load(bytes: u64) -> [Event; 2] {
             content,
             bytes,
         },
-        Event::Loaded { node, model, content },
+        Event::Loaded {
+            node,
+            model,
+            content,
+            bytes,
+        },
     ]
 }
 

@@ -48,7 +48,11 @@ impl Node {
             };
             match effect {
                 Effect::Ask { to, at, ask } => self.0.spawner.spawn(self.clone().ask(to, at, ask)),
-                Effect::Load { model, deployment } => self.0.spawner.spawn(self.clone().load(model, deployment)),
+                Effect::Load {
+                    model,
+                    deployment,
+                    memory,
+                } => self.0.spawner.spawn(self.clone().load(model, deployment, memory)),
                 Effect::Unload { model } => self.unload(&mut core, model),
                 Effect::Head { version, catalog } => core.swim.set_head(self.now(), Head { version, catalog }),
                 Effect::Keep => {
@@ -150,8 +154,16 @@ impl Node {
         Duration::from_millis(time * u64::from(self.0.machine.slow.get()))
     }
 
-    async fn load(self, model: ModelId, deployment: Deployment) {
-        let (node, content, bytes) = (self.0.machine.name.clone(), deployment.content, deployment.memory);
+    /// What a content takes on this node.
+    fn footprint(&self, deployment: &Deployment) -> u64 {
+        let surprise = self.0.world.surprise.get();
+        let Digest(drawn) = Digest::of(&encode(&(&self.0.machine.name, deployment.content)));
+        let range = surprise + surprise / 2;
+        deployment.memory / 100 * (100 + u64::from(drawn[0]) * range / 255 - surprise / 2)
+    }
+
+    async fn load(self, model: ModelId, deployment: Deployment, bytes: u64) {
+        let (node, content) = (self.0.machine.name.clone(), deployment.content);
         let reserved = self.0.core.borrow_mut().store.reserve(&model, content, bytes);
         let loaded = match reserved {
             false => Err("there is no room for it"),
@@ -165,14 +177,24 @@ impl Node {
                 self.bring_in(content).await
             }
         };
+        let mut took = None;
+        let loaded = loaded.and_then(|()| {
+            let bytes = self.footprint(&deployment);
+            if self.0.core.borrow_mut().store.settle(&model, content, bytes) {
+                return Ok(bytes);
+            }
+            took = Some(bytes);
+            Err("there is no room for what it takes")
+        });
         match loaded {
-            Ok(()) => {
+            Ok(bytes) => {
                 let mut core = self.0.core.borrow_mut();
                 let others = core.store.loaded(&model, content);
                 self.0.world.record(Event::Loaded {
                     node,
                     model: model.clone(),
                     content,
+                    bytes,
                 });
                 for other in others {
                     self.retire(&core, model.clone(), other, true);
@@ -190,7 +212,8 @@ impl Node {
                     content,
                     reason: reason.into(),
                 });
-                core.agent.replica_failed(self.now(), &model, content, reason.into());
+                core.agent
+                    .replica_failed(self.now(), &model, content, reason.into(), took);
             }
         }
         self.carry_out_beside();

@@ -56,6 +56,19 @@ impl Store {
         true
     }
 
+    /// It was found what a load takes; whether there is room for that.
+    pub(super) fn settle(&mut self, model: &ModelId, content: Digest, bytes: u64) -> bool {
+        let (used, budget) = (self.used(), self.budget);
+        let Some(resident) = self.residents.get_mut(&(model.clone(), content)) else {
+            return false;
+        };
+        let has_room = used - resident.bytes + bytes <= budget;
+        if has_room {
+            resident.bytes = bytes;
+        }
+        has_room
+    }
+
     /// A load has ended well: it serves in the place of the others, which are returned.
     pub(super) fn loaded(&mut self, model: &ModelId, content: Digest) -> Vec<Digest> {
         let mut others = Vec::new();
