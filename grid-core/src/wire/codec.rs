@@ -125,7 +125,11 @@ mod tests {
         // What can be written can be read, at each of the limits, whatever is counted for it.
         for count in [SHORT - 2, SHORT, MIDDLING - 3, MIDDLING, (1 << 20) - 1] {
             let numbers = vec![0u128; count];
-            assert_eq!(decode::<Vec<u128>>("numbers", &encode(&numbers)), Ok(numbers), "{count}");
+            assert_eq!(
+                decode::<Vec<u128>>("numbers", &encode(&numbers)),
+                Ok(numbers),
+                "{count}"
+            );
         }
     }
 

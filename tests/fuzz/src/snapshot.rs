@@ -34,6 +34,9 @@ pub mod step {
     pub const COUNT: u8 = 8;
 }
 
+/// Most time that passes in one run: what is done in it is mostly done after the first seconds.
+const LONGEST: Duration = Duration::from_secs(40);
+
 /// The agent and what it waits for.
 struct Scene {
     agent: Agent,
@@ -86,7 +89,7 @@ pub fn run(data: &[u8]) {
         scene.step(&mut input);
         scene.settle();
     }
-    scene.wait(Duration::from_secs(20));
+    scene.wait(Duration::from_secs(10));
     scene.agent.leave(scene.now);
     scene.settle();
 }
@@ -150,7 +153,7 @@ impl Scene {
     }
 
     fn wait(&mut self, span: Duration) {
-        let end = self.now.monotonic + span;
+        let end = (self.now.monotonic + span).min(NOW.monotonic + LONGEST);
         let mut wakes = 0;
         loop {
             let at = self.agent.next_wake();
