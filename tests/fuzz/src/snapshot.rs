@@ -132,7 +132,7 @@ impl Scene {
             }
             step::WAIT => self.wait(Duration::from_millis(100) * u32::from(input.byte())),
             step::LOADED => {
-                let (well, bytes) = (input.byte() % 2 == 0, u64::from(input.byte()) << 20);
+                let (well, bytes) = (input.byte().is_multiple_of(2), u64::from(input.byte()) << 20);
                 if self.loads.is_empty() {
                     return;
                 }
