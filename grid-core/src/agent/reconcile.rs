@@ -97,12 +97,12 @@ impl Agent {
         let mut avoid: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         let mut nodes = Vec::new();
         for (node, snapshot) in snapshots.iter().enumerate() {
-            let mut leaving = 0;
+            let mut leaving = 0u64;
             for replica in &snapshot.replicas {
                 let Some(shard) = index.get(&replica.model).copied() else {
                     // It was taken back, and takes its memory until it is gone.
                     let is_there = !matches!(replica.stage, ReplicaStage::Failed(_));
-                    leaving += if is_there { replica.bytes } else { 0 };
+                    leaving = leaving.saturating_add(if is_there { replica.bytes } else { 0 });
                     continue;
                 };
                 let stage = match replica.stage {

@@ -246,3 +246,31 @@ fn what_a_clock_far_ahead_deploys_is_not_taken_and_told_of() {
     let told = told.expect("a person is told");
     assert!(told.contains("node b") && told.contains("clock"), "{told}");
 }
+
+#[test]
+fn a_node_that_says_it_holds_more_than_there_can_be_is_full_and_nothing_else() {
+    let mut agent = agent("a", true);
+    agent.up(at(100), id("b"), address(2));
+    let replica = |name: &str| HostedReplica {
+        model: ModelId {
+            name: name.parse().unwrap(),
+            version: 1,
+        },
+        content: Digest::of(b"taken back"),
+        stage: ReplicaStage::Ready,
+        bytes: u64::MAX,
+    };
+    let own = agent.view().node(agent.name()).unwrap().snapshot.clone().unwrap();
+    let snapshot = NodeSnapshot {
+        node: id("b"),
+        replicas: vec![replica("x"), replica("y")],
+        ..own
+    };
+    let ask = Ask::Snapshots(vec!["b".parse().unwrap()]);
+    let answer = Answer::Snapshots(vec![snapshot]);
+    agent.answered(at(200), at(150).monotonic, &id("b"), &ask, answer);
+    agent.deploy(at(300), model(), deployment());
+    agent.tick(at(5000), 0);
+    assert_eq!(agent.placed_nodes().len(), 2);
+    assert_eq!(agent.intents()[&model()].owners, ["a".parse().unwrap()]);
+}

@@ -31,11 +31,12 @@ pub enum CodecError {
 /// Most bytes that one encoded value takes, and that decoding one may allocate.
 pub const MAX_ENCODED: usize = 16 << 20;
 
-const CONFIG: bincode::config::Configuration<
-    bincode::config::LittleEndian,
-    bincode::config::Varint,
-    bincode::config::Limit<MAX_ENCODED>,
-> = bincode::config::standard().with_limit::<MAX_ENCODED>();
+/// Most bytes that bincode counts for one that it reads: a number of 128 bits may be written in one.
+const WIDEST: usize = 16;
+
+/// From so few bytes on, a smaller limit: a hello, and the head of a message.
+const SHORT: usize = 1 << 10;
+const MIDDLING: usize = 64 << 10;
 
 /// The bytes of a value.
 ///
@@ -51,7 +52,16 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 /// # Errors
 /// When they are anything else.
 pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
-    let read = bincode::serde::decode_from_slice(bytes, CONFIG);
+    // bincode takes memory for a text on the word of its length, up to the limit: few bytes get little, or a hello of 60 bytes
+    // from whomever would get all of 16 MiB.
+    let standard = bincode::config::standard();
+    let read = if bytes.len() <= SHORT {
+        bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * SHORT }>())
+    } else if bytes.len() <= MIDDLING {
+        bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * MIDDLING }>())
+    } else {
+        bincode::serde::decode_from_slice(bytes, standard.with_limit::<MAX_ENCODED>())
+    };
     let (value, used) = read.map_err(|error| CodecError::Malformed {
         what,
         reason: match error {
@@ -105,6 +115,24 @@ mod tests {
         bytes.extend_from_slice(&(1u64 << 62).to_le_bytes());
         let error = decode::<Vec<u64>>("list", &bytes).unwrap_err();
         assert!(matches!(error, CodecError::Malformed { what: "list", .. }), "{error}");
+    }
+
+    #[test]
+    fn the_length_of_a_text_gets_no_memory_that_its_bytes_are_too_few_for() {
+        let text = |claimed: u32, bytes: usize| [&[252][..], &claimed.to_le_bytes(), &vec![b'a'; bytes]].concat();
+        for (claimed, bytes) in [(1 << 20, 60), (8 << 20, 60_000)] {
+            let error = decode::<String>("text", &text(claimed, bytes)).unwrap_err().to_string();
+            assert!(error.contains("LimitExceeded"), "{error}");
+        }
+        // What can be written can be read, at each of the limits, whatever is counted for it.
+        for count in [SHORT - 2, SHORT, MIDDLING - 3, MIDDLING, (1 << 20) - 1] {
+            let numbers = vec![0u128; count];
+            assert_eq!(
+                decode::<Vec<u128>>("numbers", &encode(&numbers)),
+                Ok(numbers),
+                "{count}"
+            );
+        }
     }
 
     #[test]
