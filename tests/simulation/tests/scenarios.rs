@@ -131,7 +131,7 @@ fn replicas_that_take_more_than_expected_are_refused_once_and_placed_elsewhere()
     };
     check(&surprising(800 << 20, true));
     let mut refused = 0;
-    for report in check(&surprising(300 << 20, false)) {
+    for report in check(&surprising(180 << 20, false)) {
         let mut of_each = BTreeMap::new();
         for record in &report.history {
             if let Event::LoadFailed {
