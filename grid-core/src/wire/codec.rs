@@ -56,8 +56,12 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     // from whomever would get all of 16 MiB.
     let standard = bincode::config::standard();
     let read = match bytes.len() {
-        ..=SHORT => bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * SHORT }>()),
-        ..=MIDDLING => bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * MIDDLING }>()),
+        length if length <= SHORT => {
+            bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * SHORT }>())
+        }
+        length if length <= MIDDLING => {
+            bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * MIDDLING }>())
+        }
         _ => bincode::serde::decode_from_slice(bytes, standard.with_limit::<MAX_ENCODED>()),
     };
     let (value, used) = read.map_err(|error| CodecError::Malformed {
