@@ -55,12 +55,14 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     // bincode takes memory for a text on the word of its length, up to the limit: few bytes get little, or a hello of 60 bytes
     // from whomever would get all of 16 MiB.
     let standard = bincode::config::standard();
-    let read = if bytes.len() <= SHORT {
-        bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * SHORT }>())
-    } else if bytes.len() <= MIDDLING {
-        bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * MIDDLING }>())
-    } else {
-        bincode::serde::decode_from_slice(bytes, standard.with_limit::<MAX_ENCODED>())
+    let read = match bytes.len() {
+        length if length <= SHORT => {
+            bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * SHORT }>())
+        }
+        length if length <= MIDDLING => {
+            bincode::serde::decode_from_slice(bytes, standard.with_limit::<{ WIDEST * MIDDLING }>())
+        }
+        _ => bincode::serde::decode_from_slice(bytes, standard.with_limit::<MAX_ENCODED>()),
     };
     let (value, used) = read.map_err(|error| CodecError::Malformed {
         what,
