@@ -232,7 +232,7 @@ impl Comparison<'_> {
             let cpu = cpu() - before;
             let (mut latencies, mut answered) = (Histogram::<u64>::new(3)?, 0);
             while let Some(asked) = tasks.join_next().await {
-                let asked = asked??;
+                let asked = asked?.map_err(|error| -> Box<dyn Error> { error })?;
                 latencies.add(&asked.latencies)?;
                 answered += asked.answered;
             }
