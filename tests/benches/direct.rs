@@ -109,7 +109,7 @@ fn main() -> Result<()> {
 
 type Case = (String, Vec<(String, Tensor)>, Vec<u8>);
 
-/// One row of a small model.
+/// The sample of a small model: two rows.
 fn small_case(model: &str) -> Result<Case> {
     let sample = Sample::of(model);
     let file = repository_root().join("configs/models").join(model).join("sample.json");
