@@ -10,7 +10,7 @@
 //!
 //! ```sh
 //! cargo run -p grid-client --example infer -- \
-//!     127.0.0.1:7000,127.0.0.1:7010 three-nodes configs/three-nodes/cluster.key credit_forest
+//!     127.0.0.1:7000,127.0.0.1:7010 three-nodes configs/three-nodes/cluster.key credit_risk
 //! ```
 //!
 //! It makes up an input of zeros for whatever the model takes, and says which node answered. Stop nodes while it runs: any

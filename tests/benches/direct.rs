@@ -109,7 +109,7 @@ fn main() -> Result<()> {
 
 type Case = (String, Vec<(String, Tensor)>, Vec<u8>);
 
-/// One row of a small model.
+/// The sample of a small model: two rows.
 fn small_case(model: &str) -> Result<Case> {
     let sample = Sample::of(model);
     let file = repository_root().join("configs/models").join(model).join("sample.json");
@@ -232,7 +232,7 @@ impl Comparison<'_> {
             let cpu = cpu() - before;
             let (mut latencies, mut answered) = (Histogram::<u64>::new(3)?, 0);
             while let Some(asked) = tasks.join_next().await {
-                let asked = asked??;
+                let asked = asked?.map_err(|error| -> Box<dyn Error> { error })?;
                 latencies.add(&asked.latencies)?;
                 answered += asked.answered;
             }

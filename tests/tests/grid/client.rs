@@ -202,10 +202,10 @@ impl Load {
                     }
                     let begun = Instant::now();
                     if let Err(failure) = ask(&client, sample).await {
-                        shared.failures.lock().unwrap().push(failure);
+                        shared.failures.lock().expect("nobody panics with it").push(failure);
                     }
                     shared.answered.fetch_add(1, Ordering::Relaxed);
-                    let mut longest = shared.longest.lock().unwrap();
+                    let mut longest = shared.longest.lock().expect("nobody panics with it");
                     *longest = longest.max(begun.elapsed());
                 }
             })
@@ -228,12 +228,12 @@ impl Load {
     fn none_failed(self, what: &str, grid: &Grid) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
-            self.runtime.block_on(task).unwrap();
+            self.runtime.block_on(task).expect("no task panics");
         }
-        let failures = self.shared.failures.lock().unwrap();
+        let failures = self.shared.failures.lock().expect("nobody panics with it");
         let answered = self.shared.answered.load(Ordering::Relaxed);
         assert!(failures.is_empty(), "{what}: {failures:#?}\n{}", grid.logs());
-        let longest = *self.shared.longest.lock().unwrap();
+        let longest = *self.shared.longest.lock().expect("nobody panics with it");
         println!("{what}: {answered} requests, none failed, the longest took {longest:.2?}");
     }
 }

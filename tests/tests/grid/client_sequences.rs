@@ -135,8 +135,12 @@ impl Bed {
     fn ends(mut self, what: &str) {
         self.reads_to(self.steps.len() as u64);
         assert_eq!(self.next(), None);
-        self.runtime.block_on(&mut self.feed.feeding).unwrap().unwrap();
-        let (_, longest) = &*self.feed.waits.lock().unwrap();
+        let fed = self
+            .runtime
+            .block_on(&mut self.feed.feeding)
+            .expect("it does not panic");
+        assert_eq!(fed, Ok(()));
+        let (_, longest) = &*self.feed.waits.lock().expect("nobody panics with it");
         println!(
             "{what}: {} messages, the longest wait for an outcome {longest:.1?}",
             self.read
@@ -172,7 +176,7 @@ fn begin(runtime: &Runtime, grid: &Grid, steps: &Arc<Vec<Step>>, place: Option<S
             Some(place) => sequence.resume(place).await,
         }
     });
-    let (mut sender, mut outcomes) = stream.unwrap().split();
+    let (mut sender, mut outcomes) = stream.expect("it begins").split();
     let steps = Arc::clone(steps);
     let first = place.map_or(0, |place| place.next as usize - 1);
     let waits = Arc::<Mutex<(Vec<Instant>, Duration)>>::default();
@@ -183,7 +187,7 @@ fn begin(runtime: &Runtime, grid: &Grid, steps: &Arc<Vec<Step>>, place: Option<S
     runtime.spawn(async move {
         while let Some(outcome) = outcomes.next().await {
             if let Ok(outcome) = &outcome {
-                let mut waits = came.lock().unwrap();
+                let mut waits = came.lock().expect("nobody panics with it");
                 let waited = waits.0[outcome.number as usize - 1 - first].elapsed();
                 waits.1 = waits.1.max(waited);
             }
@@ -199,7 +203,7 @@ fn begin(runtime: &Runtime, grid: &Grid, steps: &Arc<Vec<Step>>, place: Option<S
                 return Ok(());
             }
             tokio::time::sleep(PACE).await;
-            sent.lock().unwrap().0.push(Instant::now());
+            sent.lock().expect("nobody panics with it").0.push(Instant::now());
             match index + 1 == steps.len() {
                 true => sender.send_last(input).await?,
                 false => sender.send(input).await?,

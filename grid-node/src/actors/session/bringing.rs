@@ -355,7 +355,7 @@ impl Sessions {
             open: label.open,
             inherited: Inherited { export, keeper },
         };
-        let opened = self.open(router, &route, &label.key.id, Origin::Elsewhere(brought));
+        let opened = self.open(router, &route, &label.key.id, Origin::Elsewhere(Box::new(brought)));
         opened.map(drop).map_err(|error| not_yet(error.to_string()))
     }
 }

@@ -230,7 +230,7 @@ impl Sessions {
         let (reader, drawn, brought) = match origin {
             Origin::Reader(reader) => (Some(reader), None, None),
             Origin::Caller { drawn } => (None, drawn, None),
-            Origin::Elsewhere(brought) => (None, None, Some(brought)),
+            Origin::Elsewhere(brought) => (None, None, Some(*brought)),
         };
         if !route.may_serve() {
             return Err(route.not_ready());
@@ -587,7 +587,7 @@ pub(super) enum Origin {
         drawn: Option<Token>,
     },
     /// It lived elsewhere.
-    Elsewhere(Brought),
+    Elsewhere(Box<Brought>),
 }
 
 /// A sequence that lived elsewhere.
