@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr};
 use arc_swap::ArcSwap;
@@ -13,7 +13,7 @@ use grid_core::wire::call::Topology;
 use grid_core::wire::handshake::Peer;
 use tokio::sync::{mpsc, watch};
 
-use crate::actors::grid::{GridOptions, IsCaughtUp, now};
+use crate::actors::grid::{GridOptions, HowFarJoined, now};
 use crate::actors::{
     Company, GridActor, Kept, Leave, RouterHandle, RouterOptions, Sessions, ShardSupervisor, SupervisorOptions,
 };
@@ -174,7 +174,7 @@ impl Joined {
             addresses,
             capacity: Capacity {
                 memory: bringing.options.budget.usage().0,
-                compute: settings.compute.unwrap_or_else(|| of_threads(config)),
+                compute: compute_weight(config),
             },
             kept: ready.kept,
             supervisor: bringing.supervisor,
@@ -239,18 +239,30 @@ impl Joined {
     }
 }
 
-/// Waits until this node knows what its grid serves, but no longer than a grid should keep a node from serving.
+/// Waits until this node knows what its grid serves, but no longer than a grid should keep a node from serving. A node that
+/// has nothing to serve, and whose seeds are not there yet, is of no use to anybody: it waits on.
 pub(crate) async fn caught_up(grid: &Addr<GridActor>) {
-    let asked = async {
-        while let Ok(false) = grid.send(IsCaughtUp).await {
-            tokio::time::sleep(LOOK_AGAIN).await;
+    let begun = Instant::now();
+    let mut is_told = false;
+    while let Ok(progress) = grid.send(HowFarJoined).await {
+        let is_late = begun.elapsed() >= CATCH_UP;
+        if !progress.has_nothing && (progress.is_caught_up || is_late) {
+            if !progress.is_caught_up {
+                tracing::warn!(within = ?CATCH_UP, "not all that the grid serves can be reached; this node serves what it can");
+            }
+            return;
         }
-    };
-    if tokio::time::timeout(CATCH_UP, asked).await.is_err() {
-        tracing::warn!(within = ?CATCH_UP, "not all that the grid serves can be reached; this node serves what it can");
+        if is_late && !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(
+                "no seed answers, and there is nothing to serve here; this node is not ready until either changes"
+            );
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-fn of_threads(config: &NodeConfig) -> u32 {
-    u32::try_from(compute_threads(config).saturating_mul(100)).unwrap_or(u32::MAX)
+/// The node's speed, as placement weighs it.
+pub(crate) fn compute_weight(config: &NodeConfig) -> u32 {
+    let of_threads = || u32::try_from(compute_threads(config).saturating_mul(100)).unwrap_or(u32::MAX);
+    config.grid.compute.unwrap_or_else(of_threads)
 }

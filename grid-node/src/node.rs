@@ -17,7 +17,7 @@ use crate::actors::{
 };
 use crate::compute::Pool;
 use crate::gateway::{self, Exported, Gateway, grpc};
-use crate::joining::{Bringing, Joined, Ready, caught_up};
+use crate::joining::{Bringing, Joined, Ready, caught_up, compute_weight};
 use crate::loading::{Loader, MemoryBudget, compute_threads, memory_limit};
 use crate::runtime::Runtimes;
 use crate::standing::{Stage, Standing};
@@ -260,7 +260,8 @@ impl Node {
             info!(bytes = memory, "the memory budget changes");
             self.budget.set(memory);
         }
-        let compute = config.grid.compute;
+        // As at a start: a key that was taken out means its default again.
+        let compute = Some(compute_weight(config));
         let _ = self.orders.send(Order::Capacity { memory, compute });
     }
 
@@ -451,17 +452,18 @@ async fn run(
                 }
             }
             Order::Stop => {
+                let timeout = config.http.drain_timeout;
+                let give_up = Instant::now() + timeout;
                 if let Some(joined) = &joined {
                     info!("moving what this node hosts to others");
                     standing.enter(Stage::Leaving);
-                    let give_up = Instant::now() + config.http.drain_timeout;
-                    joined.leave(config.http.drain_timeout).await;
+                    joined.leave(timeout.mul_f64(SHARE_TO_MOVE)).await;
                     // Last, so that they are away for as short as can be.
                     let left = give_up.saturating_duration_since(Instant::now());
-                    joined.leave_sequences(left.max(LEAST_FOR_SEQUENCES)).await;
+                    joined.leave_sequences(left / 2).await;
                     joined.farewell().await;
                 }
-                drain(&config, &standing, &gateways, &supervisor).await;
+                drain(give_up, &standing, &gateways, &supervisor).await;
                 break;
             }
         }
@@ -501,9 +503,8 @@ impl Gateways {
 /// the moment between an answer and the next request, which is on its way then and would be lost. Connections that exist
 /// are therefore served on, each answer asking for their end; the listener is closed before the first of these answers,
 /// so that whoever connects anew goes elsewhere at once.
-async fn drain(config: &NodeConfig, standing: &Standing, gateways: &Gateways, supervisor: &Addr<ShardSupervisor>) {
+async fn drain(give_up: Instant, standing: &Standing, gateways: &Gateways, supervisor: &Addr<ShardSupervisor>) {
     info!(requests = standing.requests(), "draining");
-    let give_up = Instant::now() + config.http.drain_timeout;
     // So that the acceptor does not stumble over a listener that takes nothing.
     gateways.http.pause().await;
     // The acceptor hears of it on a thread of its own, and does not say when it has.
@@ -555,8 +556,9 @@ async fn drain(config: &NodeConfig, standing: &Standing, gateways: &Gateways, su
 /// How long a drain whose timeout has passed may still take, to tell those parts to end that have not.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// How long sequences may take to stop where moving replicas took all the time that there was.
-const LEAST_FOR_SEQUENCES: Duration = Duration::from_secs(2);
+/// Of the drain timeout, how much others may take to load what this node hosts. The rest is for sequences to come to a step
+/// boundary, and for what was accepted to be answered.
+const SHARE_TO_MOVE: f64 = 0.75;
 
 /// How long the acceptor may take to hear that it is to pause. One that is slower logs errors that mean nothing.
 const ACCEPTOR_HEARS: Duration = Duration::from_millis(20);

@@ -22,18 +22,16 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message, SystemRunner};
 use grid_core::batching::{DEFAULT_PRIORITY, Entry};
-use grid_core::model::{Dim, Signature, StackAxes, TensorSpec};
-use grid_core::tensor::{DataType, Tensor};
+use grid_core::model::Dim;
+use grid_core::tensor::Tensor;
 use grid_node::Node;
 use grid_node::actors::{RouterHandle, RouterOptions, VersionRoute};
 use grid_node::compute::{Answer, Outcome, Pool, Request, Timing};
 use grid_node::loading::available_cores;
-use grid_node::runtime::{
-    Artifact, Inputs, Instance, Model, ModelError, OpenError, OpenOptions, Outputs, Progress, Runtime, Stacked,
-    TensorModel, Work,
-};
+use grid_node::runtime::{Inputs, Model, Progress, Work};
 use grid_tests::bench::{Arguments, Side, in_turns};
 use grid_tests::embedded::{Repository, start_node};
+use grid_tests::identity::{Identity, IdentityModel};
 use grid_tests::median;
 use tokio::sync::oneshot;
 use tracing::{Span, debug_span};
@@ -112,7 +110,7 @@ impl Bed {
             &format!("instances = 1\n[batching]\nmax_batch_size = {MAX_BATCH}"),
             "",
         );
-        let node = start_node(&repository, config, Arc::new(Identity));
+        let node = start_node(&repository, config, Arc::new(Identity(Dim::Fixed(16))));
         let options = RouterOptions {
             routes: Arc::clone(node.routes()),
             // A lane is served by whichever pool is told of it; the node's own one sleeps.
@@ -348,7 +346,7 @@ fn print_inline(system: &SystemRunner, bed: &Bed, rounds: usize, window: Duratio
 fn parts<'a>(target: &'a Target, window: Duration) -> Result<Vec<Measure<'a>>, Box<dyn Error>> {
     let mutex = Mutex::new(0_u64);
     let counter = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let model: Arc<dyn Model> = Arc::new(IdentityModel::default());
+    let model: Arc<dyn Model> = Arc::new(IdentityModel::new(Dim::Fixed(16)));
     let mut instance = model.instance(None)?;
     Ok(vec![
         Box::new(move || Ok(timed(window, || drop(black_box(target.request()))))),
@@ -594,56 +592,5 @@ impl Handler<Carry> for Carrying {
     fn handle(&mut self, Carry { route, request }: Carry, _: &mut Self::Context) -> Outcome {
         drop(route);
         identity(request)
-    }
-}
-
-/// A runtime of one model, which gives its input back without copying it.
-struct Identity;
-
-impl Runtime for Identity {
-    fn name(&self) -> &'static str {
-        "identity"
-    }
-
-    fn version(&self) -> String {
-        "1".to_owned()
-    }
-
-    fn open(&self, _: &Artifact, _: &OpenOptions) -> Result<Arc<dyn Model>, OpenError> {
-        Ok(Arc::new(IdentityModel::default()))
-    }
-}
-
-struct IdentityModel(Signature);
-
-impl Default for IdentityModel {
-    fn default() -> Self {
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            data_type: DataType::Fp32,
-            shape: Some(vec![Dim::Dynamic, Dim::Fixed(16)]),
-        };
-        Self(Signature {
-            inputs: vec![spec("x")],
-            outputs: vec![spec("y")],
-        })
-    }
-}
-
-impl Model for IdentityModel {
-    fn signature(&self) -> &Signature {
-        &self.0
-    }
-
-    fn instance(&self, _: Option<&StackAxes>) -> Result<Box<dyn Instance>, OpenError> {
-        Ok(Box::new(Stacked::new(IdentityRun, None)))
-    }
-}
-
-struct IdentityRun;
-
-impl TensorModel for IdentityRun {
-    fn run(&mut self, inputs: &[Tensor]) -> Result<Outputs, ModelError> {
-        Ok(inputs.iter().cloned().collect())
     }
 }

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod embedded;
 pub mod grid;
 pub mod grpc_code;
+pub mod identity;
 pub mod load;
 pub mod process;
 pub mod runtime_alone;

@@ -344,6 +344,8 @@ async fn finish(
         let mut route = route;
         let mut attempts = 0;
         let mut tried: SmallVec<[NodeName; 2]> = SmallVec::new();
+        // What the table will show when it has heard of it, and a node that hosts the model no more knows already.
+        let mut referred: Vec<Arc<Remote>> = Vec::new();
         loop {
             match answering.take() {
                 None => {}
@@ -360,13 +362,14 @@ async fn finish(
                 },
                 Some(Answering::There(remote, answer)) => match answer.await {
                     RemoteOutcome::Ended(outcome) => return outcome,
-                    RemoteOutcome::Missed(miss, error) => {
+                    RemoteOutcome::Missed { miss, error, hint } => {
                         attempts += 1;
-                        debug!(node = %remote.node(), ?miss, %error, attempts, "not answered there");
+                        debug!(node = %remote.node(), ?miss, %error, ?hint, attempts, "not answered there");
                         if !options.may_retry(miss, attempts) {
                             return Err(error);
                         }
                         tried.push(remote.node().clone());
+                        refer(&mut referred, &remote, &hint);
                     }
                 },
             }
@@ -380,7 +383,16 @@ async fn finish(
                 });
             }
             route = now;
-            match attempt(&options, &route, &request, &tried) {
+            let in_table = |remote: &Arc<Remote>| route.remotes.iter().any(|known| known.node() == remote.node());
+            referred.retain(|remote| !in_table(remote));
+            let attempted = match referred.is_empty() {
+                true => attempt(&options, &route, &request, &tried),
+                false => {
+                    let remotes: Vec<_> = route.remotes.iter().chain(&referred).cloned().collect();
+                    attempt_among(&options, &route.lanes, &remotes, &request, &tried)
+                }
+            };
+            match attempted {
                 Attempt::Ended(outcome) => return outcome,
                 Attempt::Queued(queued) => answering = Some(queued),
                 Attempt::NotRun => {
@@ -398,6 +410,18 @@ async fn finish(
         }),
     }
 }
+
+/// Remembers the replicas that a node has referred a request to. They take part in the choice like those of the table.
+fn refer(referred: &mut Vec<Arc<Remote>>, by: &Remote, to: &[NodeName]) {
+    for node in to {
+        if referred.len() < MOST_REFERRED && referred.iter().all(|known| known.node() != node) {
+            referred.extend(by.sibling(node));
+        }
+    }
+}
+
+/// Replicas that one request is referred to at most.
+const MOST_REFERRED: usize = 8;
 
 /// How long a request that nobody took waits at most before it looks again: nodes that were lost are found again without
 /// a change of the table.

@@ -8,6 +8,7 @@ mod inference;
 mod observe;
 mod pages;
 pub mod rest;
+mod retry_after;
 pub mod websocket;
 
 use std::net::TcpListener;
@@ -74,7 +75,14 @@ impl Gateway {
             }
         };
         let _ = tokio::time::timeout(self.config.limits.timeout, served).await;
-        resolve()
+        match resolve() {
+            // Its grid may well serve it.
+            Err(InferError::NotFound(_)) if waits() => Err(InferError::NotReady {
+                model: name.to_owned(),
+                reason: "this node is joining its grid, and does not know yet what that serves".to_owned(),
+            }),
+            resolved => resolved,
+        }
     }
 }
 

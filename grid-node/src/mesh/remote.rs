@@ -11,12 +11,13 @@ use grid_core::cluster::{Digest, NodeName};
 use grid_core::dispatch::retry::Miss;
 use grid_core::model::ModelId;
 
-use super::peers::Peer;
+use super::peers::{Peer, Peers};
 use super::start;
 use crate::compute::{Answer, Outcome, Request, Timing};
 
 /// A replica on another node.
 pub struct Remote {
+    peers: Peers,
     peer: Arc<Peer>,
     replica: Arc<Replica>,
 }
@@ -26,16 +27,31 @@ pub(crate) enum RemoteOutcome {
     /// For good.
     Ended(Outcome),
     /// It may be sent elsewhere.
-    Missed(Miss, InferError),
+    Missed {
+        /// How.
+        miss: Miss,
+        /// What to tell whoever asked, if it is not sent elsewhere.
+        error: InferError,
+        /// Who hosts the model, as the node says that does not any more.
+        hint: Vec<NodeName>,
+    },
 }
 
 /// A request that was sent to another node. Dropping it cancels the request.
 pub(crate) type RemoteAnswer = Pin<Box<dyn Future<Output = RemoteOutcome> + Send>>;
 
 impl Remote {
-    pub(crate) fn new(model: ModelId, interface: Digest, peer: Arc<Peer>) -> Self {
+    pub(crate) fn new(model: ModelId, interface: Digest, peers: Peers, peer: Arc<Peer>) -> Self {
         let replica = Arc::new(Replica::new(model, interface, peer.id.name.clone(), start()));
-        Self { peer, replica }
+        Self { peers, peer, replica }
+    }
+
+    /// The replica of another node, of which this one has said that it is there and the route table does not know yet. Nothing is
+    /// measured of it; `None` where this node knows no such node.
+    pub(crate) fn sibling(&self, node: &NodeName) -> Option<Arc<Self>> {
+        let peer = self.peers.get(node)?;
+        let (model, interface) = (self.replica.model().clone(), *self.replica.interface());
+        Some(Arc::new(Self::new(model, interface, self.peers.clone(), peer)))
     }
 
     /// Where it is.
@@ -104,7 +120,11 @@ fn outcome(end: AttemptEnd) -> RemoteOutcome {
                 rows: usize::try_from(answered.times.rows).unwrap_or(usize::MAX),
             },
         })),
-        AttemptEnd::Missed { miss, error, .. } => RemoteOutcome::Missed(miss, error),
+        AttemptEnd::Missed { miss, error, not_owner } => RemoteOutcome::Missed {
+            miss,
+            error,
+            hint: not_owner.unwrap_or_default(),
+        },
     }
 }
 

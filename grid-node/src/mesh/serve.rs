@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use grid_client::link::{Incoming, Reply as Answering, Service};
 use grid_core::InferError;
 use grid_core::batching::{DEFAULT_PRIORITY, Entry};
-use grid_core::cluster::{NodeId, NodeName};
+use grid_core::cluster::{NodeId, NodeName, NodeSnapshot, ReplicaStage};
 use grid_core::model::ModelId;
 use grid_core::tensor::{AlignedBytes, Buffer, Tensor};
 use grid_core::wire::call::{Call, Description, Infer, LoadReport, Reply, SequenceCall, Times, Topology, microseconds};
@@ -28,6 +28,9 @@ use crate::store::artifacts::ArtifactStore;
 
 /// Outputs before the last that may wait for the mesh.
 const PARTS: usize = 16;
+
+/// Most nodes that somebody is referred to.
+const MOST_HINTS: usize = 8;
 
 /// Longest part of a file that is sent at once.
 const LONGEST_CHUNK: u32 = 1 << 20;
@@ -153,10 +156,16 @@ impl Answerer {
         });
     }
 
+    /// Who else serves the model, as far as is known here.
     fn hint(&self, model: &ModelId) -> Vec<NodeName> {
         let topology = self.calls.topology.load();
-        let hosts = topology.nodes.iter().filter(|node| node.replica(model).is_some());
-        hosts.map(|node| node.name().clone()).collect()
+        let own = self.calls.node.load();
+        let is_ready = |node: &&NodeSnapshot| {
+            let replica = node.replica(model);
+            node.node != **own && replica.is_some_and(|replica| replica.stage == ReplicaStage::Ready)
+        };
+        let hosts = topology.nodes.iter().filter(is_ready);
+        hosts.take(MOST_HINTS).map(|node| node.name().clone()).collect()
     }
 
     fn other(&self, call: Call, reply: Answering) {

@@ -6,7 +6,7 @@ use grid_tests::embedded::{eventually, get};
 use grid_tests::grid::{Grid, MODELS, Question, copy_model, question, repository_of};
 use grid_tests::repository_root;
 
-use crate::{BINARY, three};
+use crate::{BINARY, SHARDS, three};
 
 /// Whether no node answers for the model any more, each with 4xx or 503.
 fn is_gone(grid: &Grid, model: &str) -> bool {
@@ -44,11 +44,11 @@ fn what_is_unloaded_on_one_node_is_unloaded_on_all_and_a_load_brings_it_back() {
     grid.nodes()[1].post("/v2/repository/models/digits/unload", "");
     eventually("no node serves it", || is_gone(&grid, "digits"));
     let status = grid.rests();
-    assert_eq!(status.shards.len(), MODELS.len() - 1, "{status:?}");
+    assert_eq!(status.shards.len(), SHARDS - 1, "{status:?}");
     grid.all_answer(&question("credit_risk"));
     grid.nodes()[2].post("/v2/repository/models/digits/load", "");
     grid.all_answer(&question("digits"));
-    assert_eq!(grid.rests().shards.len(), MODELS.len());
+    assert_eq!(grid.rests().shards.len(), SHARDS);
 }
 
 #[test]

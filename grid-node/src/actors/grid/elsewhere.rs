@@ -123,7 +123,7 @@ impl GridActor {
         if let Some(known) = known {
             return Some(Arc::clone(known));
         }
-        let remote = Arc::new(Remote::new(model.clone(), interface, peer));
+        let remote = Arc::new(Remote::new(model.clone(), interface, self.peers.clone(), peer));
         self.elsewhere.remotes.insert(place, Arc::clone(&remote));
         Some(remote)
     }

@@ -82,7 +82,7 @@ impl GridActor {
         ctx.spawn(changed.finish());
     }
 
-    fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         self.agent.view().up().count() <= 1
     }
 
@@ -104,17 +104,20 @@ impl GridActor {
         self.joined = Some(since_start());
         let seeds = self.seeds();
         let resolved = async move {
-            let mut addresses = Vec::new();
+            let (mut addresses, mut unknown) = (Vec::new(), Vec::new());
             for seed in seeds {
                 match tokio::time::timeout(Duration::from_secs(5), lookup_host(&seed)).await {
                     Ok(Ok(found)) => addresses.extend(found.map(mapped)),
-                    Ok(Err(error)) => debug!(seed, %error, "a seed was not found"),
-                    Err(_) => debug!(seed, "a seed's name was not answered"),
+                    Ok(Err(error)) => unknown.push(format!("the seed `{seed}` is not found: {error}")),
+                    Err(_) => unknown.push(format!("the seed `{seed}` is not found: no name server answers")),
                 }
             }
-            addresses
+            (addresses, unknown)
         };
-        let joined = resolved.into_actor(self).map(|addresses, this, ctx| {
+        let joined = resolved.into_actor(self).map(|(addresses, unknown), this, ctx| {
+            for trouble in unknown {
+                this.troubles.note(trouble);
+            }
             this.membership.join(now(), &addresses);
             this.probe_if_alone(addresses, ctx);
             this.go_on(ctx);

@@ -165,15 +165,24 @@ impl Handler<Leave> for GridActor {
     }
 }
 
-/// Whether this node knows what its grid serves, and can pass requests for it on.
+/// How far this node has come with joining its grid.
 #[derive(Debug, Message)]
-#[rtype(result = "bool")]
-pub(crate) struct IsCaughtUp;
+#[rtype(result = "JoinProgress")]
+pub(crate) struct HowFarJoined;
 
-impl Handler<IsCaughtUp> for GridActor {
-    type Result = bool;
+/// See [`HowFarJoined`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JoinProgress {
+    /// It knows what its grid serves, and can pass requests for it on.
+    pub(crate) is_caught_up: bool,
+    /// It has met nobody of those that it looks for, and has nothing to serve by itself.
+    pub(crate) has_nothing: bool,
+}
 
-    fn handle(&mut self, _: IsCaughtUp, _: &mut Context<Self>) -> bool {
+impl Handler<HowFarJoined> for GridActor {
+    type Result = MessageResult<HowFarJoined>;
+
+    fn handle(&mut self, _: HowFarJoined, _: &mut Context<Self>) -> Self::Result {
         let is_served = |model: &ModelId| {
             let ready = |node: &NodeSnapshot| {
                 let mut replicas = node.replicas.iter();
@@ -182,8 +191,12 @@ impl Handler<IsCaughtUp> for GridActor {
             self.agent.view().up().any(ready)
         };
         let is_routed = |model: &ModelId| self.routes.find(model).is_some_and(|route| route.may_serve());
-        let mut deployed = self.agent.catalog().deployments();
-        self.agent.is_settled() && deployed.all(|(model, _)| is_routed(model) || !is_served(model))
+        let deployed = || self.agent.catalog().deployments().map(|(model, _)| model);
+        let looks_for_others = !self.config.grid.seeds.is_empty() && self.is_alone();
+        MessageResult(JoinProgress {
+            is_caught_up: self.agent.is_settled() && deployed().all(|model| is_routed(model) || !is_served(model)),
+            has_nothing: looks_for_others && !deployed().any(is_routed),
+        })
     }
 }
 

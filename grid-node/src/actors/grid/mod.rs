@@ -36,7 +36,7 @@ use crate::mesh::{Peers, since_start};
 use crate::store::artifacts::{ArtifactStore, StoredContent};
 
 pub use kept::{Kept, KeptError};
-pub(crate) use messages::{Asked, Deployed, Found, Instead, IsCaughtUp, TakeBack};
+pub(crate) use messages::{Asked, Deployed, Found, HowFarJoined, Instead, TakeBack};
 pub use messages::{Leave, SetCapacity, Status};
 pub use status::{GridStatus, Move, NodeStatus, ReplicaStatus, ShardStatus, TroubleStatus};
 

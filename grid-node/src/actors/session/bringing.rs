@@ -242,12 +242,17 @@ impl Sessions {
         info!(sequence = %id, from = %home, copy = %at, done, term, "a sequence was taken over");
         let holder = company.peers.get(&at).map(|peer| peer.id.clone());
         let has = holder
+            .clone()
             .filter(|node| !is_ours && company.is_there(node))
             .map(|node| (node, export.done));
         self.copies.begins(&wire, term, label.life);
+        let is_copied = self.is_copied(router, &label);
         self.settle_here(router, label, export, Some(Keeper::new(term, has)))?;
         if is_ours {
             self.copies.release(&wire, term);
+        } else if let Some(holder) = holder.filter(|_| !is_copied) {
+            // Nobody keeps it as new as the sequence is from now on.
+            self.release_at(holder, wire, term);
         }
         Ok(())
     }

@@ -365,10 +365,10 @@ impl Handler<Depart> for SessionActor {
             // Whoever came second asks again.
             return;
         }
-        if let Departure::Left(_) = departure
-            && !self.is_copied()
-        {
-            return;
+        if let Departure::Left(_) = departure {
+            // One that is kept on one node only is copied now, so that another can go on with it.
+            let term = self.core.term();
+            self.keeper.get_or_insert_with(|| Keeper::new(term, None));
         }
         self.departure = Some((departure, Instant::now()));
         self.after_keeping(ctx);

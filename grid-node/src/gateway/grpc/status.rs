@@ -27,6 +27,7 @@ use grid_core::sequence::SequenceError;
 use tonic::{Code, Status};
 
 use crate::gateway::rest;
+use crate::gateway::retry_after::spread;
 
 /// How long a client should wait before it tries again, in milliseconds. gRPC's retry policies obey it.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -77,7 +78,9 @@ pub(super) fn no_room() -> Status {
 
 fn push_back(status: &mut Status, wait: Duration) {
     // Zero would invite the client to come back at once.
-    let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    let wait = u64::try_from(spread(wait, rand::random()).as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
     status.metadata_mut().insert(PUSHBACK, wait.into());
 }
 

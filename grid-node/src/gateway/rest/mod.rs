@@ -17,6 +17,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use grid_core::InferError;
 
 use crate::actors::VersionRoute;
+use crate::gateway::retry_after::spread_seconds;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -61,6 +62,7 @@ fn platform(route: &VersionRoute) -> String {
 pub(super) fn refuse(error: &InferError) -> HttpResponse {
     let mut response = message(codec::status(error), &error.to_string());
     if let Some(seconds) = codec::retry_after(error) {
+        let seconds = spread_seconds(seconds, rand::random());
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response

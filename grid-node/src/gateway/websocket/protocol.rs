@@ -5,6 +5,7 @@ use grid_core::sequence::SequenceId;
 use serde::Serialize;
 
 use crate::gateway::rest::{codec, cut};
+use crate::gateway::retry_after::spread;
 
 /// A message of the server.
 #[derive(Debug, Serialize)]
@@ -89,7 +90,7 @@ impl<'a> ServerMessage<'a> {
     /// The message that tells of an error.
     pub(super) fn error(id: Option<&'a str>, error: &InferError, place: Option<ErrorPlace<'a>>) -> Self {
         let retry_after = match error {
-            InferError::Overloaded { retry_after, .. } => Some(retry_after.as_millis().max(1)),
+            InferError::Overloaded { retry_after, .. } => Some(spread(*retry_after, rand::random()).as_millis().max(1)),
             _ => None,
         };
         Self::Error {
