@@ -186,6 +186,8 @@ impl Agent {
             Ask::Entries(buckets) => Answer::Entries(self.catalog.differing(buckets)),
             Ask::Stay { model, content } => {
                 let stays = match self.stage {
+                    // One that is quarantined may stay so.
+                    NodeStage::Serving if self.quarantined.get(model).copied().unwrap_or(false) => None,
                     NodeStage::Serving => self.handoff.asked(now.monotonic, model, content, &self.intents),
                     NodeStage::Draining => None,
                 };

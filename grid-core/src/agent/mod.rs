@@ -364,15 +364,15 @@ impl Agent {
     pub fn has_left(&self) -> bool {
         let me = self.name();
         let waits: BTreeSet<&ModelId> = self.waiting().collect();
+        // What has no way out stays, whoever else hosts it.
         let goes = |model: &ModelId| {
-            let others = self
-                .intents
-                .get(model)
-                .is_some_and(|intent| intent.owners.iter().any(|owner| owner != me));
+            let owners = self.intents.get(model).map(|intent| &intent.owners);
+            let others = owners.is_some_and(|owners| !owners.is_empty() && !owners.contains(me));
             others || waits.contains(model)
         };
         let mut replicas = self.handoff.replicas().iter();
-        !replicas.any(|(model, replica)| replica.stage != Stage::Absent && goes(model))
+        // Before that, the intents are those of a grid in which it stays.
+        self.is_settled() && !replicas.any(|(model, replica)| replica.stage != Stage::Absent && goes(model))
     }
 
     /// Versions with a replica that has a place and cannot be loaded there yet.

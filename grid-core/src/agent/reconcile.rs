@@ -176,7 +176,15 @@ impl Agent {
     }
 
     fn hand_off(&mut self) {
-        for action in self.handoff.step(self.now, &self.intents) {
+        let mut intents = std::borrow::Cow::Borrowed(&self.intents);
+        if self.stage == NodeStage::Draining {
+            // Who leaves need not wait for the word of owners that are down: others are up, or there is nobody to wait for.
+            for intent in intents.to_mut().values_mut() {
+                let is_up = |owner: &NodeName| self.view.node(owner).is_some_and(|node| node.standing == Standing::Up);
+                intent.owners.retain(is_up);
+            }
+        }
+        for action in self.handoff.step(self.now, &intents) {
             match action {
                 Action::Load { model, content } => {
                     let deployed = self.catalog.get(&model).and_then(|entry| entry.deployment.clone());

@@ -18,7 +18,7 @@ pub struct Delta<O, S> {
 
 impl<O, S> Delta<O, S> {
     /// Whether numbers and outcomes belong together.
-    fn is_sound(&self) -> bool {
+    pub fn is_sound(&self) -> bool {
         let first = self.oldest.max(self.after.map_or(0, |after| after.saturating_add(1)));
         let count = self.export.kept.len() as u64;
         self.oldest >= 1 && self.export.done.checked_add(1).and_then(|next| next.checked_sub(first)) == Some(count)

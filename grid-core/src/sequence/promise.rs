@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::SecondCopy;
 use crate::cluster::{NodeId, NodeName};
 
 /// What a node asks the others for.
@@ -63,5 +64,46 @@ impl Promise {
     /// The term.
     pub fn term(&self) -> u64 {
         self.term
+    }
+}
+
+/// What a node knows of a sequence when another one asks something of it.
+#[derive(Debug)]
+pub struct Standpoint<'a, O, S> {
+    /// The term in which it lives here, if it does.
+    pub lives: Option<u64>,
+    /// The copy that is held here.
+    pub copy: Option<&'a SecondCopy<O, S>>,
+    /// The word that was given here.
+    pub promise: Option<&'a Promise>,
+}
+
+impl<O: Clone, S: Clone> Standpoint<'_, O, S> {
+    /// Gives its word, or says which term stands against it. What lives here does not, where it is this node that asks.
+    ///
+    /// # Errors
+    /// That term.
+    pub fn vote(&self, own: &NodeId, ballot: &Ballot) -> Result<Promise, u64> {
+        if let Some(term) = self.lives
+            && term > ballot.from
+            && *own != ballot.by
+        {
+            return Err(term);
+        }
+        if let Some(copy) = self.copy
+            && copy.written() > ballot.from
+            && *copy.home() != ballot.by
+        {
+            return Err(copy.term());
+        }
+        Promise::vote(self.promise, ballot)
+    }
+
+    /// The term that shows that a home is none any more which wants its copy to be held here; `None` when nothing does,
+    /// and the copy itself is asked ([`SecondCopy::hold`]).
+    pub fn fences(&self, home: &NodeId, term: u64) -> Option<u64> {
+        let lives = self.lives.filter(|lives| *lives >= term);
+        let promised = self.promise.filter(|promise| !promise.allows(term, home));
+        lives.or(promised.map(Promise::term))
     }
 }

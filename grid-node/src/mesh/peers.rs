@@ -119,6 +119,17 @@ impl Peers {
         }
     }
 
+    /// Ends the links to nodes that are not wanted any more.
+    pub(crate) fn retain(&self, is_wanted: impl Fn(&NodeName) -> bool) {
+        self.peers.retain(|name, peer| {
+            let wanted = is_wanted(name);
+            if !wanted {
+                peer.wanted.send_replace(false);
+            }
+            wanted
+        });
+    }
+
     /// Keeps a link open, on an arbiter of its own, as long as the peer is wanted.
     fn keep(&self, peer: Arc<Peer>, purpose: Purpose) {
         let place = peer.at.port() as usize + usize::from(purpose == Purpose::Bulk);

@@ -58,7 +58,10 @@ impl GridActor {
                     true => info!(%node, "a node has left"),
                     false => warn!(%node, "a node does not answer and is taken to be down"),
                 }
-                self.peers.forget(&node);
+                // Of one that does not answer, its host may tell yet that its process is gone.
+                if left {
+                    self.peers.forget(&node);
+                }
                 self.agent.down(now(), &node, left);
                 self.routes_due = true;
             }
@@ -137,6 +140,7 @@ impl GridActor {
 
     fn publish_members(&self) {
         let members = self.agent.view().members(|node| self.peers.is_gone(node));
+        self.peers.retain(|name| self.agent.view().node(name).is_some());
         self.members.send_if_modified(|before| {
             let is_news = **before != members;
             if is_news {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
 use grid_core::InferError;
+use grid_core::cluster::NodeId;
 use grid_core::sequence::{
     Attached, Cancelled, Export, Keeper, Limits, Offered, Sequence, SequenceError, SequenceId, Step, StepEnd, Token,
 };
@@ -112,6 +113,8 @@ pub(super) struct SessionActor {
     pub(super) term: Arc<AtomicU64>,
     pub(super) awaiting: VecDeque<Awaiting>,
     pub(super) looks_again: bool,
+    /// A node that has refused its copy, and when.
+    pub(super) refused: Option<(NodeId, Instant)>,
     /// The second node is told that it has ended.
     end_is_told: bool,
     pub(super) departure: Option<(Departure, Instant)>,
@@ -174,6 +177,7 @@ impl SessionActor {
             term: parts.term,
             awaiting: VecDeque::new(),
             looks_again: false,
+            refused: None,
             end_is_told: false,
             departure: None,
             over_budget: false,

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::actor::SessionActor;
+use super::copies::NoWord;
 use super::image::{self, HeldExport, Label};
 use super::keeping::{Depart, Departure, LookAround};
 use super::registry::{Key, Life, Sessions};
@@ -36,7 +37,11 @@ impl Sessions {
             Call::Seek(seek) => Reply::Seen(self.seen(&seek)),
             Call::Vote(vote) => {
                 let life = Duration::from_millis(vote.life_ms);
-                Reply::Voted(self.vote(&vote.key, &vote.ballot, life))
+                match self.vote(&vote.key, &vote.ballot, life) {
+                    Ok(()) => Reply::Voted(Ok(())),
+                    Err(NoWord::Against(term)) => Reply::Voted(Err(term)),
+                    Err(NoWord::Full) => return Err("it has given its word as often as it can remember".to_owned()),
+                }
             }
             Call::Give(give) => {
                 let (label, export) = self.give(give).await.ok_or("it is not here in this form any more")?;
@@ -52,24 +57,17 @@ impl Sessions {
     fn hold(&self, hold: Hold, body: &Buffer) -> Result<HoldAnswer, String> {
         let Hold { home, after, image } = hold;
         let (label, oldest, export) = image::read(image, body)?;
-        if let Some((term, _)) = self.lives_here(&label.key)
-            && term >= export.term
-        {
-            return Ok(HoldAnswer::Fenced { term });
-        }
+        let lives = self.lives_here(&label.key).map(|(term, _)| term);
         let delta = Delta { after, oldest, export };
-        let held = self.copies.hold(&self.budget, &home, label, delta);
+        let held = self.copies.hold(&self.budget, &home, label, delta, lives);
         held.inspect_err(|reason| warn!(%home, reason, "a copy of a sequence is refused"))
     }
 
-    pub(super) fn vote(&self, key: &SequenceKey, ballot: &Ballot, life: Duration) -> Result<(), u64> {
-        if let Some((term, _)) = self.lives_here(key)
-            && term > ballot.from
-            && self.company().is_none_or(|company| company.own() != ballot.by)
-        {
-            return Err(term);
-        }
-        self.copies.vote(key, ballot, life)
+    pub(super) fn vote(&self, key: &SequenceKey, ballot: &Ballot, life: Duration) -> Result<(), NoWord> {
+        // Nobody asks a node for its word that is in no grid.
+        let company = self.company().ok_or(NoWord::Full)?;
+        let lives = self.lives_here(key).map(|(term, _)| term);
+        self.copies.vote(&company.own(), key, ballot, life, lives)
     }
 
     pub(super) fn keep_handed_over(&self, written: u64, to: NodeId, label: Label, export: HeldExport) {

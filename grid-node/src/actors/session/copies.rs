@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use grid_core::cluster::NodeId;
-use grid_core::sequence::{Ballot, Delta, HoldAnswer, Promise, SecondCopy};
+use grid_core::sequence::{Ballot, Delta, HoldAnswer, Promise, SecondCopy, Standpoint};
 use grid_core::tensor::Tensor;
 use grid_core::wire::sequence::{Seen, SeenAs, SequenceKey};
 use parking_lot::Mutex;
@@ -37,6 +37,15 @@ struct Given {
     until: Instant,
 }
 
+/// Why a node does not give its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoWord {
+    /// This term stands against it.
+    Against(u64),
+    /// It has given as many as it remembers: that says nothing of the sequence.
+    Full,
+}
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Copies {
@@ -54,7 +63,7 @@ fn all_of((model, id): &Key) -> std::ops::RangeInclusive<SequenceKey> {
 }
 
 impl Copies {
-    /// A home tells how far it is.
+    /// A home tells how far it is; `lives` is the term in which the sequence lives here, if it does.
     ///
     /// # Errors
     /// When there is no room for it.
@@ -64,13 +73,16 @@ impl Copies {
         home: &NodeId,
         label: Label,
         delta: Delta<HeldOutcome, Vec<Tensor>>,
+        lives: Option<u64>,
     ) -> Result<HoldAnswer, String> {
-        let term = delta.export.term;
-        if let Some(given) = self.promises.lock().get(&label.key)
-            && let Some(promise) = &given.promise
-            && !promise.allows(term, home)
-        {
-            return Ok(HoldAnswer::Fenced { term: promise.term() });
+        let promise = self.promise(&label.key);
+        let standpoint = Standpoint::<HeldOutcome, Vec<Tensor>> {
+            lives,
+            copy: None,
+            promise: promise.as_ref(),
+        };
+        if let Some(term) = standpoint.fences(home, delta.export.term) {
+            return Ok(HoldAnswer::Fenced { term });
         }
         let mut all = self.held.lock();
         let count = all.len();
@@ -142,6 +154,13 @@ impl Copies {
         Some((held.label.clone(), export))
     }
 
+    /// Whether the copy is still as it was taken, by this node in this term.
+    pub(super) fn is_taken(&self, key: &SequenceKey, by: &NodeId, term: u64) -> bool {
+        let all = self.held.lock();
+        all.get(key)
+            .is_some_and(|held| held.copy.home() == by && held.copy.term() == term)
+    }
+
     pub(super) fn release(&self, key: &SequenceKey, term: u64) {
         let mut all = self.held.lock();
         if all.get(key).is_some_and(|held| held.copy.term() <= term) {
@@ -149,20 +168,31 @@ impl Copies {
         }
     }
 
-    /// Gives a word, or says which term stands against it.
-    pub(super) fn vote(&self, key: &SequenceKey, ballot: &Ballot, life: Duration) -> Result<(), u64> {
-        if let Some(held) = self.held.lock().get(key)
-            && held.copy.written() > ballot.from
-            && *held.copy.home() != ballot.by
-        {
-            return Err(held.copy.term());
-        }
+    fn promise(&self, key: &SequenceKey) -> Option<Promise> {
+        self.promises.lock().get(key).and_then(|given| given.promise.clone())
+    }
+
+    /// Gives a word, or says which term stands against it; `lives` is the term in which the sequence lives here, if it does.
+    pub(super) fn vote(
+        &self,
+        own: &NodeId,
+        key: &SequenceKey,
+        ballot: &Ballot,
+        life: Duration,
+        lives: Option<u64>,
+    ) -> Result<(), NoWord> {
+        let held = self.held.lock();
         let mut promises = self.promises.lock();
         let before = promises.get(key);
-        let promise = Promise::vote(before.and_then(|given| given.promise.as_ref()), ballot)?;
+        let standpoint = Standpoint {
+            lives,
+            copy: held.get(key).map(|held| &held.copy),
+            promise: before.and_then(|given| given.promise.as_ref()),
+        };
+        let promise = standpoint.vote(own, ballot).map_err(NoWord::Against)?;
         let began = before.map_or(0, |given| given.began);
         if promises.len() >= MOST && before.is_none() {
-            return Err(0);
+            return Err(NoWord::Full);
         }
         let given = Given {
             promise: Some(promise),

@@ -119,8 +119,9 @@ pub(super) fn from_held(export: HeldExport, route: &VersionRoute) -> Option<Expo
 /// Bytes that it takes.
 pub(super) fn bytes(export: &HeldExport) -> u64 {
     let of_state: usize = export.state.iter().map(|tensor| tensor.data().len()).sum();
-    let of_kept: usize = export.kept.iter().map(|(_, bytes)| bytes).sum();
-    (of_state + of_kept) as u64
+    // What is said of outcomes comes from other nodes.
+    let kept = export.kept.iter().map(|(_, bytes)| *bytes);
+    kept.fold(of_state, usize::saturating_add) as u64
 }
 
 /// The message that carries it, and its body.

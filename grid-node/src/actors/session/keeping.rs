@@ -12,21 +12,25 @@ use grid_core::sequence::{Ballot, Errand, HoldAnswer, Keeper, Outlook, SequenceE
 use grid_core::wire::call::{Call, Reply};
 use grid_core::wire::sequence::{Hold, Release, Vote};
 use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use std::sync::Arc;
 
 use super::actor::{Awaiting, Sender, SessionActor};
 use super::company::Company;
+use super::copies::NoWord;
 use super::image::{self, HeldExport, Label};
 use super::message::SequenceEvent;
-use super::registry::Sessions;
+use super::registry::{Sessions, leaves};
 
 /// When a home looks again that could not do what it had to.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a sequence that goes elsewhere waits for its second node before it goes without.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long a node that has refused a copy is not asked again.
+const REFUSED: Duration = Duration::from_secs(10);
 
 /// Where a sequence goes.
 pub(super) enum Departure {
@@ -54,6 +58,8 @@ enum Went {
     Answered(HoldAnswer),
     /// No answer, or not enough words were given.
     Nowhere,
+    /// This node has no room for it.
+    Refused(NodeId),
 }
 
 impl SessionActor {
@@ -76,17 +82,27 @@ impl SessionActor {
         let Some(company) = self.sessions.company() else {
             return self.is_durable(self.core.done());
         };
-        let key = self.incarnation.key.clone();
         let Some(keeper) = &mut self.keeper else {
             return self.is_durable(self.core.done());
         };
-        let choice = company.choice(&key);
-        let outlook = Outlook {
-            choice: choice.as_ref(),
-            is_second_there: keeper.second().is_some_and(|second| company.is_there(second)),
-            is_alone: company.is_alone(),
-        };
-        match keeper.next(self.core.done(), outlook) {
+        let (model, id) = &self.incarnation.key;
+        let done = self.core.done();
+        let refused = self
+            .refused
+            .as_ref()
+            .filter(|(_, at)| at.elapsed() < REFUSED)
+            .map(|(node, _)| node);
+        let errand = company.judge(|others| {
+            let choice = others.choice(model, id, refused);
+            let keeps = |second: &NodeId| Some(second) != refused && others.keeps(second, choice);
+            let outlook = Outlook {
+                choice,
+                is_second_there: keeper.second().is_some_and(keeps),
+                is_alone: others.is_alone(),
+            };
+            keeper.next(done, outlook)
+        });
+        match errand {
             Errand::Rest => {}
             Errand::Wait => self.look_again(ctx),
             Errand::Alone => self.is_durable(self.core.done()),
@@ -127,6 +143,10 @@ impl SessionActor {
             }
             match company.ask(&to.name, &call, body).await {
                 Ok((Reply::Held(answer), _)) => Went::Answered(answer),
+                Ok((Reply::Refused(reason), _)) => {
+                    warn!(node = %to, reason, "a copy of a sequence is refused");
+                    Went::Refused(to)
+                }
                 other => {
                     debug!(node = %to, reply = ?other.map(|(reply, _)| reply), "a copy of a sequence was not taken");
                     Went::Nowhere
@@ -140,8 +160,11 @@ impl SessionActor {
     fn copy_went(&mut self, went: &Went, ctx: &mut Context<Self>) {
         let Some(keeper) = &mut self.keeper else { return };
         match went {
-            Went::Nowhere => {
+            Went::Nowhere | Went::Refused(_) => {
                 keeper.unanswered();
+                if let Went::Refused(node) = went {
+                    self.refused = Some((node.clone(), Instant::now()));
+                }
                 self.look_again(ctx);
             }
             Went::Answered(HoldAnswer::Fenced { term }) => {
@@ -270,6 +293,13 @@ impl SessionActor {
             Departure::Given { to, term, reply } => (to, term, reply),
             // What nobody else could go on with stays to the end.
             Departure::Left(left) if !is_settled => {
+                if !self.route.manifest.limits.are_sequences_copied() {
+                    self.keeper = None;
+                }
+                // What they wait for does not come here any more.
+                for awaiting in self.awaiting.drain(..) {
+                    let _ = awaiting.reply.send(Err(leaves(&self.route.id.name)));
+                }
                 let _ = left.send(());
                 return false;
             }
@@ -280,11 +310,10 @@ impl SessionActor {
         };
         export.term = term;
         let (label, export) = (self.label(), image::to_held(export));
-        if self.is_copied() {
-            let written = self.core.term();
-            self.sessions
-                .keep_handed_over(written, to, label.clone(), export.clone());
-        }
+        // Also where one node is enough otherwise: the other may not be able to take it.
+        let written = self.core.term();
+        self.sessions
+            .keep_handed_over(written, to, label.clone(), export.clone());
         self.sessions.count("moved", &self.route.id);
         self.tell(SequenceEvent::Fenced);
         // Whoever asked and has gone finds the copy.
@@ -303,7 +332,7 @@ impl SessionActor {
     fn leave(&mut self, left: oneshot::Sender<()>, ctx: &mut Context<Self>) -> bool {
         self.tell(SequenceEvent::Moved);
         let _ = left.send(());
-        self.drop_all(&super::registry::leaves(&self.route.id), ctx);
+        self.drop_all(&leaves(&self.route.id.name), ctx);
         true
     }
 }
@@ -318,7 +347,11 @@ impl Sessions {
         life: Duration,
     ) -> Result<bool, u64> {
         let own = company.own().name;
-        self.vote(key, ballot, life)?;
+        match self.vote(key, ballot, life) {
+            Ok(()) => {}
+            Err(NoWord::Against(term)) => return Err(term),
+            Err(NoWord::Full) => return Ok(false),
+        }
         let call = Call::Vote(Vote {
             key: key.clone(),
             ballot: ballot.clone(),
@@ -337,7 +370,7 @@ impl Sessions {
                 _ => {}
             }
         }
-        let is_reached = company.quorum().is_reached(&given);
+        let is_reached = company.judge(|others| others.quorum().is_reached(&given));
         match against {
             Some(term) if !is_reached => Err(term),
             _ => Ok(is_reached),
@@ -368,7 +401,9 @@ impl Handler<Depart> for SessionActor {
         if let Departure::Left(_) = departure {
             // One that is kept on one node only is copied now, so that another can go on with it.
             let term = self.core.term();
-            self.keeper.get_or_insert_with(|| Keeper::new(term, None));
+            let keeper = self.keeper.get_or_insert_with(|| Keeper::new(term, None));
+            // It may have gone since it last answered.
+            keeper.touch();
         }
         self.departure = Some((departure, Instant::now()));
         self.after_keeping(ctx);

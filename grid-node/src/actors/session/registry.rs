@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix::{Actor, Addr, Context};
 use dashmap::DashMap;
@@ -22,6 +22,7 @@ use super::actor::{Attach, From, GiveWay, Inherited, Offer, Parts, Say, SessionA
 use super::company::Company;
 use super::copies::Copies;
 use super::image::Label;
+use super::keeping::{Depart, Departure};
 use super::message::{Reader, SequenceMessage, SequenceOrder, Stamp, StepOutcome, Ticket, Told};
 use crate::actors::router::RouterHandle;
 use crate::actors::routes::{Routes, VersionRoute};
@@ -236,7 +237,7 @@ impl Sessions {
             return Err(route.not_ready());
         }
         if self.leaving.load(Ordering::Relaxed) {
-            return Err(leaves(&route.id));
+            return Err(leaves(&route.id.name));
         }
         let overloaded = |reason: String| InferError::Overloaded {
             model: route.id.clone(),
@@ -278,7 +279,7 @@ impl Sessions {
             Some(Brought { birth, inherited, .. }) => (inherited.export.token, birth, Some(inherited)),
             None => {
                 let token = drawn.unwrap_or_else(|| Token::new(rand::random()));
-                (token, rand::random(), None)
+                (token, birth(), None)
             }
         };
         let term: Arc<AtomicU64> = Arc::default();
@@ -320,6 +321,10 @@ impl Sessions {
         if let Some(replaced) = replaced {
             replaced.do_send(GiveWay);
         }
+        // The node may have begun to leave since that was looked at, and told those that were there.
+        if self.leaving.load(Ordering::Relaxed) {
+            addr.do_send(Depart(Departure::Left(oneshot::channel().0)));
+        }
         Ok(Opened {
             token,
             stamp: Stamp {
@@ -350,6 +355,9 @@ impl Sessions {
         let started = match order.start {
             true => {
                 let drawn = order.token.filter(|_| order.drawn);
+                if drawn.is_none() {
+                    self.end_elsewhere(&(model.clone(), id.clone())).await;
+                }
                 Some(self.open(router, &message.route, id, Origin::Caller { drawn })?)
             }
             false => None,
@@ -597,8 +605,15 @@ pub(super) struct Brought {
     pub(super) inherited: Inherited,
 }
 
+/// A number for a sequence that begins now: of two of one name, the later one has the higher, as far as clocks agree.
+fn birth() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    millis << 20 | u64::from(rand::random::<u32>() >> 12)
+}
+
 /// Why nothing begins on a node that leaves.
-pub(super) fn leaves(model: &ModelId) -> InferError {
+pub(super) fn leaves(model: &ModelName) -> InferError {
     InferError::NotReady {
         model: model.to_string(),
         reason: "this node leaves the grid; go on at another".to_owned(),
