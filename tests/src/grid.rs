@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::load::http_request;
 use crate::process::{NodeCommand, NodeProcess, Response};
 use crate::repository_root;
 
@@ -77,7 +78,7 @@ pub struct NodePlan {
     /// `grid.key`.
     pub key: String,
     /// `grid.seeds`.
-    pub seeds: Vec<SocketAddr>,
+    pub seeds: Vec<String>,
     /// `grid.listen`.
     pub mesh: SocketAddr,
     /// `memory.budget`, in bytes.
@@ -125,7 +126,7 @@ impl Grid {
             repository: repository.to_owned(),
             grid: "test".to_owned(),
             key: KEY.to_owned(),
-            seeds: (0..SEEDS).map(|place| self.mesh(place)).collect(),
+            seeds: (0..SEEDS).map(|place| self.mesh(place).to_string()).collect(),
             mesh: self.mesh(place),
             memory: None,
             onnxruntime: None,
@@ -176,6 +177,15 @@ impl Grid {
                 .start()
                 .unwrap_or_else(|error| panic!("{error}")),
         );
+    }
+
+    /// Starts a node, and waits only until its process answers.
+    #[track_caller]
+    pub fn start_joining(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        let live = http_request("GET", "/v2/health/live", &[("Connection", "close")], b"");
+        let started = node.command(&self.binary).ready_when(live).start();
+        node.process = Some(started.unwrap_or_else(|error| panic!("{error}")));
     }
 
     /// Starts all nodes that do not run, at once.

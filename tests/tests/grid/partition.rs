@@ -43,7 +43,7 @@ fn fall_apart_and_come_together(network: &Network) {
             repository: repository.path().to_owned(),
             grid: "test".to_owned(),
             key: KEY.to_owned(),
-            seeds: (0..3).map(mesh).collect(),
+            seeds: (0..3).map(|place| mesh(place).to_string()).collect(),
             mesh: mesh(node),
             memory: None,
             onnxruntime: None,

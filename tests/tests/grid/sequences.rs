@@ -1,14 +1,15 @@
 //! Sequences that survive their node: three processes, the `vitals` model, and its recorded outputs.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use grid_tests::embedded;
-use grid_tests::grid::{Grid, Recording, repository_of};
+use grid_tests::grid::{Beds, Grid, Recording, repository_of};
 use grid_tests::stream::Stream;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::BINARY;
+use crate::{BEDS, BINARY, PACE};
 
 /// Longest that a sequence may be away: a frozen node is taken to be down after some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,7 +22,15 @@ struct Ward {
 
 impl Ward {
     fn three() -> Self {
+        Self::three_of("")
+    }
+
+    /// With so much more in the model's manifest.
+    fn three_of(manifest: &str) -> Self {
         let repository = repository_of(&["vitals"]);
+        let file = repository.path().join("vitals/model.toml");
+        let text = fs::read_to_string(&file).expect("a manifest");
+        fs::write(&file, format!("{text}\n{manifest}\n")).expect("a manifest that can be changed");
         let grid = Grid::of(BINARY, &["a", "b", "c"], repository.path());
         Self {
             grid,
@@ -38,6 +47,20 @@ impl Ward {
         stream
             .send(&self.recording.message("bed", number))
             .expect("a connection");
+    }
+
+    /// Message `number` of the sequence `rest` to a node over REST, and its output.
+    fn ask(&self, node: usize, number: u64) {
+        let mut message = self.recording.message("rest", number);
+        message["parameters"]["sequence_start"] = (number == 1).into();
+        let http = self.grid.nodes()[node].http();
+        let response = embedded::post(http, "/v2/models/vitals/infer", &message.to_string());
+        let response = response.expect("an answer");
+        let answer = response.json().expect("JSON");
+        assert_eq!(response.status, 200, "{answer}");
+        self.recording
+            .check(&answer, number)
+            .unwrap_or_else(|reason| panic!("{reason}"));
     }
 
     /// The next output is that of this number, and what the model run in one piece gives.
@@ -153,28 +176,63 @@ fn a_node_that_leaves_tells_its_readers_and_another_goes_on() {
 #[test]
 fn what_a_grid_is_asked_for_over_rest_is_durable_when_it_is_answered() {
     let mut ward = Ward::three();
-    let ask = |ward: &Ward, node: usize, number: u64| {
-        let mut message = ward.recording.message("rest", number);
-        message["parameters"]["sequence_start"] = (number == 1).into();
-        let response = embedded::post(
-            ward.grid.nodes()[node].http(),
-            "/v2/models/vitals/infer",
-            &message.to_string(),
-        );
-        let response = response.expect("an answer");
-        let answer = response.json().expect("JSON");
-        assert_eq!(response.status, 200, "{answer}");
-        ward.recording
-            .check(&answer, number)
-            .unwrap_or_else(|reason| panic!("{reason}"));
-    };
     // Any node takes any message; the sequence follows.
     for number in 1..=12 {
-        ask(&ward, usize::try_from(number % 3).unwrap(), number);
+        ward.ask(usize::try_from(number % 3).unwrap(), number);
     }
     // Answered by node 0, and gone with it, but for its copy.
     ward.grid.node(0).kill();
     for number in 13..=24 {
-        ask(&ward, 1 + usize::try_from(number % 2).unwrap(), number);
+        ward.ask(1 + usize::try_from(number % 2).unwrap(), number);
     }
+}
+
+#[test]
+fn a_sequence_that_is_started_over_at_another_node_is_the_one_that_is_meant() {
+    let ward = Ward::three();
+    for number in 1..=5 {
+        ward.ask(0, number);
+    }
+    for number in 1..=2 {
+        ward.ask(1, number);
+    }
+    // Where the earlier one was, and where none was.
+    for number in 3..=8 {
+        ward.ask(usize::try_from(number % 3).unwrap(), number);
+    }
+}
+
+#[test]
+fn a_sequence_that_is_kept_on_one_node_is_handed_over_when_that_leaves() {
+    let mut ward = Ward::three_of("[limits]\nsequence_copies = 1");
+    let mut stream = ward.connect(0);
+    let token = stream.start("bed").unwrap();
+    ward.run(&mut stream, 1..=10);
+    ward.grid.node(0).process().terminate().unwrap();
+    assert_eq!(of_type(&mut stream, &["moved"])["sequence_id"], "bed");
+    let (mut stream, next) = ward.resume(1, &token, 10);
+    assert_eq!(next, 11);
+    ward.run(&mut stream, 11..=20);
+    ward.grid.node(0).process().wait(PATIENCE).unwrap();
+    // From a home that lives.
+    let (mut stream, next) = ward.resume(2, &token, 20);
+    assert_eq!(next, 21);
+    ward.run(&mut stream, 21..=30);
+}
+
+#[test]
+fn sequences_go_on_until_one_node_is_left() {
+    let mut ward = Ward::three();
+    let beds = Beds::start(ward.grid.addresses(), BEDS, PACE);
+    beds.go_on(200);
+    ward.grid.node(0).kill();
+    // At once: nobody knows more of it than that it does not answer.
+    ward.grid.node(1).stop();
+    beds.go_on(200);
+    ward.grid.rests();
+    beds.go_on(200);
+    let report = beds.stop();
+    assert!(report.wrong.is_empty(), "{report:#?}\n{}", ward.grid.logs());
+    assert!(!report.gaps.is_empty(), "{report:?}");
+    println!("sequences went on elsewhere after {:?}", report.gaps);
 }

@@ -1,11 +1,11 @@
 //! Grids that are set up wrongly: each trouble is named, in the log and by the grid's status, and nothing merges.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
 use grid_core::cluster::{NodeId, Now};
 use grid_core::membership::{Membership, MembershipEffect, MembershipOptions, Swim};
-use grid_tests::embedded::eventually;
+use grid_tests::embedded::{eventually, get};
 use grid_tests::grid::{Grid, KEY, MODELS, question, repository_of, tcp_only_to};
 use tempfile::TempDir;
 
@@ -131,7 +131,7 @@ fn a_port_that_lets_no_datagram_through_is_named() {
         let only_tcp = tcp_only_to(grid.mesh(0));
         port = only_tcp.port();
         grid.node(0).plan.seeds.clear();
-        grid.node(1).plan.seeds = vec![only_tcp];
+        grid.node(1).plan.seeds = vec![only_tcp.to_string()];
     });
     names(&grid, 1, &[&format!("UDP port {port}")]);
     stay_apart(&grid);
@@ -140,4 +140,40 @@ fn a_port_that_lets_no_datagram_through_is_named() {
             .ask(grid.addresses()[0], Duration::from_secs(10))
             .is_ok()
     );
+}
+
+#[test]
+fn a_node_that_joins_with_nothing_to_serve_is_not_ready_and_a_seed_that_is_not_found_is_named() {
+    let (full, empty) = (repository_of(&MODELS[..1]), repository_of(&[]));
+    let mut grid = Grid::new(BINARY);
+    grid.plan("a", empty.path());
+    grid.plan("b", full.path());
+    grid.node(0).plan.seeds.push("no-such-host.invalid:7000".to_owned());
+    grid.start_joining(0);
+    let http = grid.addresses()[0];
+    let readiness = || get(http, "/v2/health/ready").expect("an answer").status;
+    // As long as a node waits at most for those that it knows of, and more: the time is what is tested.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(readiness(), 503, "it is ready for nothing");
+    }
+    names(&grid, 0, &["no-such-host.invalid:7000", "not found"]);
+    grid.start(1);
+    eventually("it serves what the other has", || readiness() == 200);
+    grid.all_answer(&question(MODELS[0]));
+}
+
+#[test]
+fn a_seed_may_be_a_name() {
+    let (mut grid, repository) = (Grid::new(BINARY), repository_of(&MODELS[..1]));
+    grid.plan("a", repository.path());
+    grid.plan("b", repository.path());
+    // Freed a moment before the node takes it.
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = port.local_addr().expect("its address");
+    drop(port);
+    grid.node(0).plan.mesh = address;
+    grid.node(1).plan.seeds = vec![format!("localhost:{}", address.port())];
+    grid.start_all();
+    grid.rests();
 }
