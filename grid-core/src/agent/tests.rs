@@ -274,3 +274,42 @@ fn a_node_that_says_it_holds_more_than_there_can_be_is_full_and_nothing_else() {
     assert_eq!(agent.placed_nodes().len(), 2);
     assert_eq!(agent.intents()[&model()].owners, ["a".parse().unwrap()]);
 }
+
+/// A node that hosts the model.
+fn host() -> Agent {
+    let mut agent = agent("a", false);
+    agent.deploy(at(100), model(), deployment());
+    agent.tick(at(100), 0);
+    agent.replica_loaded(at(200), &model(), deployment().content, 1 << 20);
+    agent
+}
+
+#[test]
+fn a_quarantined_replica_is_told_as_one_and_gives_no_word() {
+    let mut agent = host();
+    let stay = Ask::Stay {
+        model: model(),
+        content: deployment().content,
+    };
+    let stage = |agent: &Agent| {
+        let own = agent.view().node(agent.name()).and_then(|node| node.snapshot.clone());
+        own.expect("its own snapshot").replicas[0].stage.clone()
+    };
+    assert!(matches!(agent.asked(at(300), &stay), Answer::Stays(Some(_))));
+    agent.replica_quarantined(at(400), &model(), true);
+    assert_eq!(agent.asked(at(500), &stay), Answer::Stays(None));
+    assert_eq!(stage(&agent), ReplicaStage::Quarantined);
+    agent.replica_quarantined(at(600), &model(), false);
+    assert!(matches!(agent.asked(at(700), &stay), Answer::Stays(Some(_))));
+}
+
+#[test]
+fn a_node_that_leaves_has_not_left_before_it_knows_who_else_is_there() {
+    let mut alone = host();
+    alone.leave(at(1000));
+    assert!(alone.has_left(), "nobody can host it");
+    let mut agent = host();
+    agent.up(at(900), id("b"), address(2));
+    agent.leave(at(1000));
+    assert!(!agent.has_left(), "what the other can host is not known yet");
+}
