@@ -14,7 +14,7 @@ use grid_core::dispatch::retry::Miss;
 use grid_core::model::ModelId;
 use grid_core::tensor::{Buffer, Tensor};
 use grid_core::wire::call::{Call, Infer, LoadReport, Reply, Times};
-use grid_core::wire::{codec, message};
+use grid_core::wire::message;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -136,7 +136,7 @@ impl Replica {
         self.load.lock().sent();
         UnderWay {
             sent: Instant::now(),
-            exchange: link.call(codec::encode(&call), body, Some(message.remaining)),
+            exchange: link.ask(&call, body, Some(message.remaining)),
             replica: Arc::clone(self),
             parts: 0,
         }
@@ -267,24 +267,27 @@ impl UnderWay {
         let replica = &self.replica;
         let nonsense =
             |error: &dyn std::fmt::Display| replica.missed(Miss::Lost, &format!("its reply makes no sense: {error}"));
-        Next::End(match codec::decode("reply", &incoming.head) {
-            Err(error) => nonsense(&error),
-            Ok(Reply::Part { outputs }) => match message::tensors(&outputs, &incoming.body) {
+        let (reply, body) = match incoming.unpack() {
+            Ok(unpacked) => unpacked,
+            Err(error) => return Next::End(nonsense(&error)),
+        };
+        Next::End(match reply {
+            Reply::Part { outputs } => match message::tensors(&outputs, &body) {
                 Ok(outputs) => return Next::Part(outputs),
                 Err(error) => nonsense(&error),
             },
-            Ok(Reply::Done { outputs, times, load }) => match message::tensors(&outputs, &incoming.body) {
+            Reply::Done { outputs, times, load } => match message::tensors(&outputs, &body) {
                 Ok(outputs) => replica.done(outputs, times, load, self.sent.elapsed()),
                 Err(error) => nonsense(&error),
             },
-            Ok(Reply::Failed {
+            Reply::Failed {
                 error,
                 may_have_run,
                 load,
-            }) => replica.failed(error, may_have_run, load),
-            Ok(Reply::NotOwner { hint }) => replica.sent_away(hint),
-            Ok(Reply::Refused(reason)) => replica.missed(Miss::NotRun, &reason),
-            Ok(_) => nonsense(&"it is of another kind"),
+            } => replica.failed(error, may_have_run, load),
+            Reply::NotOwner { hint } => replica.sent_away(hint),
+            Reply::Refused(reason) => replica.missed(Miss::NotRun, &reason),
+            _ => nonsense(&"it is of another kind"),
         })
     }
 }

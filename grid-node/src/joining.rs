@@ -17,6 +17,7 @@ use crate::actors::grid::{GridOptions, HowFarJoined, now};
 use crate::actors::{
     Company, GridActor, Kept, Leave, RouterHandle, RouterOptions, Sessions, ShardSupervisor, SupervisorOptions,
 };
+use crate::bodies::Bodies;
 use crate::loading::{available_cores, compute_threads};
 use crate::mesh::{Answerer, GridCalls, Mesh, MeshOptions, Peers, PeersOptions};
 use crate::node::StartError;
@@ -201,6 +202,7 @@ impl Joined {
             store,
             topology,
             sessions: Arc::clone(&sessions),
+            bodies: Bodies::of_mesh(usize::try_from(config.http.max_body).unwrap_or(usize::MAX)),
         });
         let (router, standing) = (bringing.router, bringing.standing);
         let answerer = move || Answerer {

@@ -3,6 +3,7 @@
 //! An app embeds a node with [`Node::start`]; the `grid-node` binary is a thin command line around it ([`cli`]).
 
 pub mod actors;
+mod bodies;
 pub mod cli;
 pub mod compute;
 pub mod gateway;

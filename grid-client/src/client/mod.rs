@@ -13,6 +13,7 @@ pub(crate) mod tests;
 mod topology;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,14 @@ use topology::Trouble;
 
 /// How long a request that nobody takes waits at most before it looks again: nodes that refused it may take it by then.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Longer than anything waits. A moment that lies further ahead may be none that the clock can tell.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The moment so long after another one, however long that is.
+pub(crate) fn after(moment: Instant, wait: Duration) -> Instant {
+    moment + wait.min(FOR_EVER)
+}
 
 /// A client of a grid. A clone costs a reference count; all clones share links, what is known, and one retry budget. It
 /// ends with the last clone, and with the last model, request and sequence that was made from it.
@@ -99,7 +108,16 @@ impl Core {
         let node = topology.nodes.iter().find(|node| node.name() == name)?;
         let mut peers = self.peers.lock();
         let made = || Arc::new(Peer::new(node.node.clone(), node.addresses.mesh));
-        let peer = Arc::clone(peers.entry(name.clone()).or_insert_with(made));
+        let peer = match peers.entry(name.clone()) {
+            // The topology may be older than what the peers were last held to: a peer of a life that is over would stay.
+            Entry::Occupied(mut known) => {
+                if !known.get().is_of(node) {
+                    known.insert(made()).forget();
+                }
+                Arc::clone(known.get())
+            }
+            Entry::Vacant(place) => Arc::clone(place.insert(made())),
+        };
         drop(peers);
         peer.want(self);
         Some(peer)
@@ -224,7 +242,7 @@ impl Core {
             };
             let until = unknown
                 .until(&waiting, self)
-                .map_or(began + within, |until| until.min(began + within));
+                .map_or(after(began, within), |until| until.min(after(began, within)));
             if timeout_at(until, changes.changed()).await.is_err() {
                 return Err(waiting.into_error(name, began.elapsed()));
             }

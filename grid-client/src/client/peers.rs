@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grid_core::cluster::NodeId;
+use grid_core::cluster::{NodeId, NodeSnapshot};
 use grid_core::wire::call::{Call, Reply};
-use grid_core::wire::codec;
 use grid_core::wire::handshake::Peer as Identity;
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, ToSocketAddrs};
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
-use super::Core;
+use super::{Core, after};
 use crate::link::{Link, LinkError, NoService, connect_serving};
 
 /// Waits between attempts: the first, and the longest.
@@ -65,6 +64,11 @@ impl Peer {
         }
     }
 
+    /// Whether it is this life of a node, at this address.
+    pub(crate) fn is_of(&self, node: &NodeSnapshot) -> bool {
+        self.id == node.node && self.at == node.addresses.mesh
+    }
+
     /// The link, if it is open.
     pub(crate) fn link(&self) -> Option<Link> {
         self.state.lock().link.clone().filter(Link::is_open)
@@ -93,7 +97,7 @@ impl Peer {
     /// Gives the link up when it was not used for `idle`, and returns it; the time until then otherwise.
     fn give_up(&self, idle: Duration) -> Result<Option<Link>, Instant> {
         let mut state = self.state.lock();
-        let until = state.used + idle;
+        let until = after(state.used, idle);
         if Instant::now() < until {
             return Err(until);
         }
@@ -174,11 +178,14 @@ pub(crate) async fn open(core: &Core, at: impl ToSocketAddrs) -> Result<(Link, N
 
 /// One short question with one answer. Why there is none, otherwise.
 pub(crate) async fn ask(link: &Link, call: &Call, within: Duration) -> Result<Reply, String> {
-    let mut exchange = link.call(codec::encode(call), Vec::new(), Some(within));
+    let mut exchange = link.ask(call, Vec::new(), Some(within));
     match timeout(within, exchange.next()).await {
         Err(_) => Err(format!("no answer within {within:?}")),
         Ok(None) => Err("it ended without a word".to_owned()),
         Ok(Some(Err(error))) => Err(error.to_string()),
-        Ok(Some(Ok(incoming))) => codec::decode("reply", &incoming.head).map_err(|error| error.to_string()),
+        Ok(Some(Ok(incoming))) => match incoming.unpack() {
+            Ok((reply, _)) => Ok(reply),
+            Err(error) => Err(error.to_string()),
+        },
     }
 }

@@ -11,7 +11,7 @@ use grid_core::wire::call::Times;
 use tokio::time::Instant;
 
 use super::dispatch::{Brought, Dispatch, Wanted};
-use super::{ClientError, Described, Found, GridClient};
+use super::{ClientError, Described, Found, GridClient, after};
 
 /// A model of the grid. A clone costs some reference counts.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl Model {
                 priority: 0,
                 parts: false,
             },
-            deadline: Instant::now() + self.client.core().options.timeout,
+            deadline: after(Instant::now(), self.client.core().options.timeout),
             client: self.client.clone(),
         }
     }
@@ -101,7 +101,7 @@ impl Request {
 
     /// The time that it has from now on, retries included. Default: [`ClientOptions::timeout`](super::ClientOptions::timeout).
     pub fn timeout(self, timeout: Duration) -> Self {
-        self.until(Instant::now() + timeout)
+        self.until(after(Instant::now(), timeout))
     }
 
     /// The moment after which nobody wants the answer.

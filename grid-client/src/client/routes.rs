@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::peers::{Peer, ask};
-use super::{ClientError, Core};
+use super::{ClientError, Core, after};
 use crate::replica::Replica;
 
 /// What a content looks like to requests.
@@ -77,7 +77,7 @@ impl Unknown {
     /// What is known now; until when it is worth waiting, if no node knows the model.
     pub(super) fn until(&mut self, waiting: &Waiting, core: &Core) -> Option<Instant> {
         self.0 = waiting.is_unknown.then(|| self.0.unwrap_or_else(Instant::now));
-        self.0.map(|since| since + core.options.unknown_model)
+        self.0.map(|since| after(since, core.options.unknown_model))
     }
 
     /// There is a route.
@@ -239,7 +239,7 @@ impl Core {
         self.runtime.spawn(async move {
             let call = Call::Describe(place.0.clone());
             let described = match ask(&link, &call, core.options.patience).await {
-                Ok(Reply::Description(description)) => understand(*description, &place.0),
+                Ok(Reply::Description(description)) => understand(*description, &place),
                 Ok(other) => Err(format!("{other:?}")),
                 Err(error) => Err(error),
             };
@@ -299,9 +299,13 @@ fn unknown_or_not_ready(topology: &Topology, name: &ModelName, version: Option<V
     }
 }
 
-fn understand(description: Description, asked_for: &ModelId) -> Result<Described, String> {
+fn understand(description: Description, (asked_for, content): &(ModelId, Digest)) -> Result<Described, String> {
     if description.model != *asked_for {
         return Err(format!("{} was described instead", description.model));
+    }
+    // What the node hosts may have been replaced since it was said to host this.
+    if description.content != *content {
+        return Err("another content of it was described".to_owned());
     }
     let file = format!("model.toml of {asked_for}");
     let manifest = Manifest::parse(&file, &description.manifest)

@@ -8,8 +8,8 @@ use grid_core::wire::call::{Call, Reply, Topology};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info};
 
-use super::Core;
 use super::peers::{Backoff, ask, open};
+use super::{Core, after};
 use crate::link::{Link, LinkError};
 
 /// Shortest time between two questions, however many requests find that what is known is old.
@@ -29,6 +29,15 @@ struct Source {
     link: Link,
     /// Nothing else is sent over it.
     is_own: bool,
+}
+
+impl Source {
+    /// It is not asked any more.
+    fn leave(self) {
+        if self.is_own {
+            self.link.close();
+        }
+    }
 }
 
 /// Keeps what is known of the grid up to date until the client is closed.
@@ -55,40 +64,82 @@ async fn ask_for_ever(core: &Arc<Core>) {
             }
         };
         let asked = Instant::now();
-        if let Err(reason) = ask_on(core, &source, &mut backoff).await {
-            debug!(reason, peer = %source.link.peer().peer, "another node is asked");
-        }
-        if source.is_own {
-            source.link.close();
-        }
+        ask_on(core, source, &mut backoff).await;
         // A node that takes links and answers nothing must not be asked in a loop.
         sleep_until(asked + backoff.next()).await;
     }
 }
 
 /// Asks one node again and again, until it does not answer.
-async fn ask_on(core: &Arc<Core>, source: &Source, backoff: &mut Backoff) -> Result<(), String> {
+async fn ask_on(core: &Arc<Core>, mut source: Source, backoff: &mut Backoff) {
     while source.link.is_open() {
         let asked = Instant::now();
-        let known = core.known.lock().as_ref().map(|topology| topology.digest);
-        match ask(&source.link, &Call::Topology { known }, core.options.patience).await? {
-            Reply::Topology(news) => {
+        match news_of(core, &source.link).await {
+            Ok(news) => {
                 *backoff = Backoff::new();
                 *core.trouble.lock() = None;
-                if let Some(news) = news {
-                    core.learn(*news);
+                if let Some(mut news) = news {
+                    if core.loses_most(&news)
+                        && let Some((other, contrary)) = contradicting(core, &source).await
+                    {
+                        info!(node = %source.link.peer().peer, "it has lost most nodes of the grid; another one is asked");
+                        std::mem::replace(&mut source, other).leave();
+                        news = contrary;
+                    }
+                    core.learn(news);
                 }
             }
-            Reply::Refused(reason) => return Err(reason),
-            _ => return Err("its reply is of another kind".to_owned()),
+            Err(reason) => {
+                debug!(reason, peer = %source.link.peer().peer, "another node is asked");
+                break;
+            }
         }
         tokio::select! {
-            () = sleep_until(asked + core.options.poll) => {}
+            () = sleep_until(after(asked, core.options.poll)) => {}
             () = core.poll_now.notified() => sleep_until(asked + AT_MOST_EVERY).await,
             _ = source.link.closed() => break,
         }
     }
-    Ok(())
+    source.leave();
+}
+
+/// What a node knows of the grid, if that is not what is known here.
+async fn news_of(core: &Core, link: &Link) -> Result<Option<Topology>, String> {
+    let known = core.known.lock().as_ref().map(|topology| topology.digest);
+    match ask(link, &Call::Topology { known }, core.options.patience).await? {
+        Reply::Topology(news) => Ok(news.map(|news| *news)),
+        Reply::Refused(reason) => Err(reason),
+        _ => Err("its reply is of another kind".to_owned()),
+    }
+}
+
+/// Another node that does not see most of the grid gone, as the source does, and what it sees. A node that is cut off from
+/// the others goes on answering, and would take all of them away from this client.
+async fn contradicting(core: &Arc<Core>, source: &Source) -> Option<(Source, Topology)> {
+    let linked: Vec<Link> = core.peers.lock().values().filter_map(|peer| peer.link()).collect();
+    let mut seeds = core.seeds.iter();
+    let mut linked = linked.into_iter();
+    loop {
+        let other = match linked.next() {
+            Some(link) => Source { link, is_own: false },
+            None => match open(core, seeds.next()?.as_str()).await {
+                Ok((link, _)) => Source { link, is_own: true },
+                Err(_) => continue,
+            },
+        };
+        if other.link.peer().peer != source.link.peer().peer {
+            let news = match news_of(core, &other.link).await {
+                // It sees what is known here.
+                Ok(None) => core.topology().map(|known| Topology::clone(&known)),
+                Ok(news) => news,
+                Err(_) => None,
+            };
+            if let Some(news) = news.filter(|news| !core.loses_most(news)) {
+                return Some((other, news));
+            }
+        }
+        other.leave();
+    }
 }
 
 /// A node that can be asked: one that is linked already, else one of the seeds, else one that was known.
@@ -124,6 +175,14 @@ async fn find_source(core: &Arc<Core>, first_seed: &mut usize) -> Result<Source,
 }
 
 impl Core {
+    /// Whether more than half of the nodes that are known are not among these.
+    fn loses_most(&self, news: &Topology) -> bool {
+        let Some(known) = self.topology() else { return false };
+        let is_there = |node: &&NodeSnapshot| news.nodes.iter().any(|there| there.name() == node.name());
+        let stay = known.nodes.iter().filter(is_there).count();
+        stay < known.nodes.len().div_ceil(2)
+    }
+
     /// What a node says of the grid.
     fn learn(self: &Arc<Self>, mut news: Topology) {
         let mut known = self.known.lock();
@@ -144,8 +203,7 @@ impl Core {
         *known = Some(Arc::clone(&news));
         drop(known);
         self.peers.lock().retain(|_, peer| {
-            let is_there = |node: &NodeSnapshot| node.node == peer.id && node.addresses.mesh == peer.at;
-            let stays = news.nodes.iter().any(is_there);
+            let stays = news.nodes.iter().any(|node| peer.is_of(node));
             if !stays {
                 peer.forget();
             }

@@ -45,7 +45,8 @@ impl Inbox {
     /// Adds a message that takes `cost` bytes of the exchange's window.
     pub(super) fn deliver(&self, incoming: Incoming, cost: u64) {
         let mut state = self.state.lock();
-        state.is_over = incoming.last;
+        // One that was ended stays ended: what had arrived before may be handed on behind that.
+        state.is_over |= incoming.last;
         state.messages.push_back((incoming, cost));
         let waker = state.waker.take();
         drop(state);

@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod exchange;
 mod handshake;
+mod message;
 mod options;
 mod outbox;
 mod piece;

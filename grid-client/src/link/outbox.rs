@@ -183,8 +183,11 @@ impl Outbox {
         exchange
     }
 
-    /// Notes an exchange that the other end opened.
+    /// Notes an exchange that the other end opened. A closed link takes none: nothing would ever end it.
     pub(super) fn serve(&mut self, exchange: u64, served: Arc<Served>) {
+        if !self.is_open {
+            return served.cancel();
+        }
         self.serving += 1;
         let outgoing = Outgoing {
             served: Some(served),

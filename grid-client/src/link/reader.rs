@@ -360,6 +360,10 @@ impl Reader {
         self.newest = exchange;
         let most = self.shared.limits.max_exchanges;
         let opened = self.shared.write(|outbox| {
+            // What is read of a link after its end is for nobody.
+            if !outbox.is_open() {
+                return Ok(None);
+            }
             // It is opened in any case, for the reset to have something to end.
             let code = if outbox.is_going_away() {
                 ResetCode::GoingAway

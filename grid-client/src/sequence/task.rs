@@ -9,7 +9,7 @@ use grid_core::model::ModelId;
 use grid_core::sequence::{SequenceError, SequenceId};
 use grid_core::tensor::Buffer;
 use grid_core::wire::call::{Call, Reply, SequenceCall};
-use grid_core::wire::{codec, message};
+use grid_core::wire::message;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -18,6 +18,7 @@ use tracing::{debug, info};
 use super::nodes::{No, Nodes};
 use super::replay::{Message, Replay};
 use super::{Outcome, SequencePlace};
+use crate::client::after;
 use crate::client::peers::Backoff;
 use crate::link::{ExchangeError, Incoming, Link};
 use crate::{ClientError, GridClient, Outputs};
@@ -102,7 +103,7 @@ impl Task {
 
     /// Brings the next message to its outcome.
     async fn bring(&mut self, message: Message) -> Result<Outcome, ClientError> {
-        self.deadline = Instant::now() + self.timeout;
+        self.deadline = after(Instant::now(), self.timeout);
         let (waited, deadline) = (self.timeout, self.deadline);
         let number = message.number;
         let mut reason = String::from("no node was reached");
@@ -241,7 +242,7 @@ impl Task {
         });
         let may_be_started = std::mem::replace(&mut self.may_be_started, true);
         let remaining = self.deadline.saturating_duration_since(Instant::now());
-        let mut exchange = link.call(codec::encode(&call), body, Some(remaining));
+        let mut exchange = link.ask(&call, body, Some(remaining));
         match exchange.next().await {
             Some(Ok(incoming)) => self.understand(node, number, &incoming),
             Some(Err(error)) => {
@@ -259,8 +260,8 @@ impl Task {
 
     fn understand(&mut self, node: &NodeName, number: u64, incoming: &Incoming) -> Word {
         let busy = |why: String| Word::NotHere(No::Busy, format!("node {node}: {why}"));
-        let reply = match codec::decode::<Reply>("reply", &incoming.head) {
-            Ok(reply) => reply,
+        let (reply, body) = match incoming.unpack::<Reply>() {
+            Ok(unpacked) => unpacked,
             Err(error) => return busy(format!("its reply makes no sense: {error}")),
         };
         match reply {
@@ -271,7 +272,7 @@ impl Task {
                 names,
                 outputs,
             } if told == number => {
-                let outputs = outputs.map(|heads| message::tensors(&heads, &incoming.body));
+                let outputs = outputs.map(|heads| message::tensors(&heads, &body));
                 let outputs = match outputs {
                     Ok(Ok(tensors)) if tensors.len() == names.len() => {
                         let names = names.iter().map(|name| name.as_str().into());

@@ -271,15 +271,17 @@ impl Agent {
 
     pub(super) fn take_entries(&mut self, now: Now, from: &NodeName, entries: Vec<(ModelId, Entry)>) {
         let mut changed = false;
+        // One word of it is enough, however many there are.
+        let mut ahead = None;
         for (model, entry) in entries {
             match self.clock.observe(&entry.stamp, now.wall) {
                 Ok(()) => changed |= self.catalog.merge(model, entry),
-                Err(error) => {
-                    let from = from.clone();
-                    self.effects.push_back(Effect::Notice(Notice::Stamp { from, error }));
-                    break;
-                }
+                Err(error) => ahead = ahead.or(Some(error)),
             }
+        }
+        if let Some(error) = ahead {
+            let from = from.clone();
+            self.effects.push_back(Effect::Notice(Notice::Stamp { from, error }));
         }
         if changed {
             self.effects.push_back(Effect::Keep);

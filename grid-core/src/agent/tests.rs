@@ -223,7 +223,7 @@ fn a_replica_takes_its_memory_until_it_is_gone() {
 }
 
 #[test]
-fn what_a_clock_far_ahead_deploys_is_not_taken_and_told_of() {
+fn what_a_clock_far_ahead_deploys_is_not_taken_and_told_of_and_what_others_deploy_is_taken() {
     let mut agent = agent("a", true);
     agent.up(at(100), id("b"), address(2));
     effects(&mut agent);
@@ -236,9 +236,18 @@ fn what_a_clock_far_ahead_deploys_is_not_taken_and_told_of() {
         deployment: Some(deployment()),
     };
     let ask = Ask::Entries(agent.catalog().buckets().to_vec());
-    let answer = Answer::Entries(vec![(model(), entry)]);
+    let fair = Entry {
+        stamp: Stamp {
+            wall: at(100).wall,
+            ..entry.stamp.clone()
+        },
+        ..entry.clone()
+    };
+    let other = ModelId { version: 2, ..model() };
+    let answer = Answer::Entries(vec![(model(), entry), (other.clone(), fair)]);
     agent.answered(at(200), MS * 100, &id("b"), &ask, answer);
-    assert_eq!(agent.catalog().deployments().count(), 0);
+    let deployed: Vec<_> = agent.catalog().deployments().map(|(model, _)| model.clone()).collect();
+    assert_eq!(deployed, [other]);
     let told = effects(&mut agent).into_iter().find_map(|effect| match effect {
         Effect::Notice(notice) => Some(notice.to_string()),
         _ => None,

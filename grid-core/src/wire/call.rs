@@ -1,6 +1,7 @@
 //! What a node answers to others over the mesh: nodes and client libraries call the same way.
 //!
-//! A call's head is an encoded [`Call`], its tensors are the body; each answer's head is an encoded [`Reply`].
+//! A call's head is an encoded [`Call`], its tensors are the body; each answer's head is an encoded [`Reply`]. One that is too
+//! long for a head goes as [`envelope`](super::envelope) says.
 
 use std::time::Duration;
 
@@ -51,6 +52,11 @@ pub enum Call {
     Give(Give),
     /// A word for a new term of a sequence.
     Vote(Vote),
+    /// The call is the first part of the body, as it is longer than a head may be: see [`envelope`](super::envelope).
+    InBody {
+        /// Bytes that it takes there.
+        length: u32,
+    },
 }
 
 /// One inference on one node.
@@ -199,6 +205,11 @@ pub enum Reply {
     Given(Box<SequenceImage>),
     /// Whether it gives its word; the error is the term that stands against it.
     Voted(Result<(), u64>),
+    /// The answer is the first part of the body, as it is longer than a head may be: see [`envelope`](super::envelope).
+    InBody {
+        /// Bytes that it takes there.
+        length: u32,
+    },
 }
 
 /// What there is to know of a model version to make requests for it.
@@ -218,6 +229,8 @@ pub struct Description {
     pub instances: u32,
     /// Whether a request may have outputs before its last ones.
     pub in_parts: bool,
+    /// Which content of the version this is of: the node may host another one by now than when it was chosen to be asked.
+    pub content: Digest,
 }
 
 /// What a client needs to send each request straight to a replica.

@@ -6,6 +6,7 @@ pub mod assembly;
 pub mod call;
 pub mod codec;
 pub mod credit;
+pub mod envelope;
 pub mod frame;
 pub mod handshake;
 pub mod message;

@@ -1,7 +1,6 @@
 //! What clients talk to. A gateway decodes, asks the router, encodes; it never knows a runtime's details or a lane.
 
 mod admin;
-mod bodies;
 mod context;
 pub mod grpc;
 mod inference;
@@ -24,7 +23,7 @@ use grid_core::config::NodeConfig;
 use grid_core::dispatch::retry::RetryBudget;
 use parking_lot::Mutex;
 
-use bodies::Bodies;
+use crate::bodies::Bodies;
 pub(crate) use observe::Exported;
 
 use crate::actors::{Catalog, GridActor, RouterHandle, RouterOptions, Routes, Sessions, VersionRoute};

@@ -7,11 +7,10 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
-use grid_client::link::{Exchange, ExchangeError, Incoming, Limits, Link, LinkOptions, NoService, connect_serving};
+use grid_client::link::{Exchange, ExchangeError, Limits, Link, LinkOptions, NoService, connect_serving};
 use grid_core::cluster::{NodeId, NodeName};
 use grid_core::tensor::Buffer;
 use grid_core::wire::call::{Call, Reply};
-use grid_core::wire::codec;
 use grid_core::wire::handshake::Purpose;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -256,13 +255,13 @@ impl Peer {
         within: Duration,
     ) -> Result<(Reply, Buffer), CallError> {
         let link = self.link().ok_or(CallError::NoLink)?;
-        reply(link.call(codec::encode(call), body, Some(within)), within).await
+        reply(link.ask(call, body, Some(within)), within).await
     }
 
     /// The same over the link for bulk.
     pub(crate) async fn call_in_bulk(&self, call: &Call, within: Duration) -> Result<(Reply, Buffer), CallError> {
         let link = self.bulk.load_full().ok_or(CallError::NoLink)?;
-        reply(link.call(codec::encode(call), Vec::new(), Some(within)), within).await
+        reply(link.ask(call, Vec::new(), Some(within)), within).await
     }
 }
 
@@ -270,10 +269,7 @@ async fn reply(mut exchange: Exchange, within: Duration) -> Result<(Reply, Buffe
     let next = tokio::time::timeout(within, exchange.next()).await;
     let incoming = next.map_err(|_| CallError::TimedOut(within))?;
     let incoming = incoming.ok_or_else(|| CallError::Nonsense("it ended without a word".to_owned()))??;
-    let reply = decode(&incoming)?;
-    Ok((reply, incoming.body))
-}
-
-pub(super) fn decode(incoming: &Incoming) -> Result<Reply, CallError> {
-    codec::decode("reply", &incoming.head).map_err(|error| CallError::Nonsense(error.to_string()))
+    incoming
+        .unpack()
+        .map_err(|error| CallError::Nonsense(error.to_string()))
 }

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use actix::Addr;
 use arc_swap::ArcSwap;
-use grid_client::link::{Incoming, Reply as Answering, Service};
+use grid_client::link::{Incoming, Reply as Answering, ReplyError, Service};
 use grid_core::InferError;
 use grid_core::batching::{DEFAULT_PRIORITY, Entry};
-use grid_core::cluster::{NodeId, NodeName, NodeSnapshot, ReplicaStage};
-use grid_core::model::ModelId;
+use grid_core::cluster::{Digest, NodeId, NodeName, NodeSnapshot, ReplicaStage};
+use grid_core::model::{ModelId, Version};
 use grid_core::tensor::{AlignedBytes, Buffer, Tensor};
 use grid_core::wire::call::{Call, Description, Infer, LoadReport, Reply, SequenceCall, Times, Topology, microseconds};
 use grid_core::wire::handshake::Peer;
-use grid_core::wire::{codec, message};
+use grid_core::wire::message;
 use tokio::sync::mpsc;
 use tracing::{Span, debug, warn};
 
@@ -21,6 +21,7 @@ use crate::actors::grid::{Asked, GridActor};
 use crate::actors::{
     AnswerForm, RouterHandle, SequenceMessage, SequenceOrder, Sessions, Told, VersionRoute, WantedOutput, deadline,
 };
+use crate::bodies::{Bodies, Held};
 use crate::compute::{Answer, Outcome, Request};
 use crate::runtime::Outputs;
 use crate::standing::Standing;
@@ -31,6 +32,9 @@ const PARTS: usize = 16;
 
 /// Most nodes that somebody is referred to.
 const MOST_HINTS: usize = 8;
+
+/// When a request that is refused for the bodies of others may be sent again.
+const ROOM_AGAIN: Duration = Duration::from_millis(100);
 
 /// Longest part of a file that is sent at once.
 const LONGEST_CHUNK: u32 = 1 << 20;
@@ -43,6 +47,8 @@ pub(crate) struct GridCalls {
     pub(crate) store: Arc<ArtifactStore>,
     pub(crate) topology: Arc<ArcSwap<Topology>>,
     pub(crate) sessions: Arc<Sessions>,
+    /// Counts what the requests on all links hold. A link's own bound ends where a message is whole.
+    pub(crate) bodies: Arc<Bodies>,
 }
 
 /// Answers on links that others opened; one on each thread of the mesh.
@@ -62,34 +68,93 @@ pub(crate) struct LinkAnswerer {
 impl Service for LinkAnswerer {
     fn call(&self, incoming: Incoming, reply: Answering) {
         let is_node = || matches!(self.peer.get(), Some(Peer::Node(_)));
-        match codec::decode::<Call>("call", &incoming.head) {
-            Ok(Call::Infer(call)) => self.answerer.infer(call, &incoming, reply),
-            Ok(
-                Call::Agent { .. } | Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_),
-            ) if !is_node() => refuse(reply, "only nodes take part in the grid"),
-            Ok(Call::Sequence(call)) => self.answerer.sequence(call, incoming, reply),
-            Ok(call @ (Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_))) => {
+        let all = incoming.body.len();
+        let (call, incoming) = match incoming.unpack::<Call>() {
+            Ok((call, body)) => (call, Incoming { body, ..incoming }),
+            Err(error) => {
+                debug!(%error, "a call that makes no sense");
+                return refuse(reply, error.to_string());
+            }
+        };
+        match call {
+            Call::Infer(call) => match self.answerer.room(all) {
+                Some(held) => self.answerer.infer(call, &incoming, held, reply),
+                None => overloaded(reply, call.model),
+            },
+            Call::Agent { .. } | Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_)
+                if !is_node() =>
+            {
+                refuse(reply, "only nodes take part in the grid");
+            }
+            Call::Sequence(call) => match self.answerer.room(all) {
+                Some(held) => self.answerer.sequence(call, incoming, held, reply),
+                None => {
+                    let version = call.version.unwrap_or(Version::MIN);
+                    let name = call.model;
+                    overloaded(reply, ModelId { name, version });
+                }
+            },
+            call @ (Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_)) => {
                 let sessions = Arc::clone(&self.answerer.calls.sessions);
                 actix::spawn(async move {
-                    match sessions.answer(call, incoming.body).await {
-                        Ok((answer, body)) => send(reply, &answer, body),
-                        Err(reason) => refuse(reply, reason),
+                    if reply.is_cancelled() {
+                        return;
+                    }
+                    tokio::select! {
+                        biased;
+                        answered = sessions.answer(call, incoming.body) => match answered {
+                            Ok((answer, body)) => send(reply, &answer, body),
+                            Err(reason) => refuse(reply, reason),
+                        },
+                        () = reply.cancelled() => {}
                     }
                 });
             }
-            Ok(call) => self.answerer.other(call, reply),
-            Err(error) => {
-                debug!(%error, "a call that makes no sense");
-                refuse(reply, error.to_string());
-            }
+            call => self.answerer.other(call, reply),
         }
     }
 }
 
 fn send(mut reply: Answering, answer: &Reply, body: Vec<Buffer>) {
-    if let Err(error) = reply.send(codec::encode(answer), body, true) {
+    match reply.answer(answer, body, true) {
+        Ok(()) => {}
+        Err(ReplyError::TooLarge) => too_large(reply, answer),
+        Err(error) => debug!(%error, "an answer was not sent"),
+    }
+}
+
+/// Says instead of an answer that it is larger than messages may be: it would be as large elsewhere, and whoever hears
+/// nothing asks elsewhere.
+fn too_large(mut reply: Answering, answer: &Reply) {
+    const REASON: &str = "the answer is larger than messages between nodes may be";
+    let load = match answer {
+        Reply::Done { load, .. } => *load,
+        _ => LoadReport::default(),
+    };
+    let instead = match answer {
+        Reply::Part { .. } | Reply::Done { .. } | Reply::Told { .. } | Reply::Failed { .. } => Reply::Failed {
+            error: InferError::Invalid(REASON.to_owned()),
+            may_have_run: true,
+            load,
+        },
+        _ => Reply::Refused(REASON.to_owned()),
+    };
+    if let Err(error) = reply.answer(&instead, Vec::new(), true) {
         debug!(%error, "an answer was not sent");
     }
+}
+
+fn overloaded(reply: Answering, model: ModelId) {
+    let failed = Reply::Failed {
+        error: InferError::Overloaded {
+            model,
+            reason: "the bodies of other requests hold all the memory for bodies".to_owned(),
+            retry_after: ROOM_AGAIN,
+        },
+        may_have_run: false,
+        load: LoadReport::default(),
+    };
+    send(reply, &failed, Vec::new());
 }
 
 fn refuse(reply: Answering, reason: impl Into<String>) {
@@ -97,7 +162,13 @@ fn refuse(reply: Answering, reason: impl Into<String>) {
 }
 
 impl Answerer {
-    fn infer(&self, call: Infer, incoming: &Incoming, reply: Answering) {
+    /// Room for a body of so many bytes, until the request ends; `None` when all of them together hold too much.
+    fn room(&self, bytes: usize) -> Option<Held> {
+        let mut held = self.calls.bodies.begin();
+        held.grow(bytes).then_some(held)
+    }
+
+    fn infer(&self, call: Infer, incoming: &Incoming, held: Held, reply: Answering) {
         let accepted = self.standing.accept();
         let arrived = Instant::now();
         let route = self.router.routes().find(&call.model);
@@ -114,7 +185,7 @@ impl Answerer {
             request.partial = Some(partial);
             let router = self.router.clone();
             actix::spawn(async move {
-                let _accepted = accepted;
+                let _until_its_end = (accepted, held);
                 in_parts(router, route, request, parts, reply).await;
             });
             return;
@@ -124,7 +195,7 @@ impl Answerer {
         }
         let router = self.router.clone();
         actix::spawn(async move {
-            let _accepted = accepted;
+            let _until_its_end = (accepted, held);
             tokio::select! {
                 biased;
                 outcome = router.dispatch_here(&route, request) => answer(reply, &route, outcome),
@@ -134,13 +205,22 @@ impl Answerer {
     }
 
     /// A message of a sequence, from a client library.
-    fn sequence(&self, call: SequenceCall, incoming: Incoming, reply: Answering) {
+    fn sequence(&self, call: SequenceCall, incoming: Incoming, held: Held, reply: Answering) {
         let accepted = self.standing.accept();
         let (router, sessions) = (self.router.clone(), Arc::clone(&self.calls.sessions));
         actix::spawn(async move {
-            let _accepted = accepted;
+            let _until_its_end = (accepted, held);
             let arrived = Instant::now();
-            match in_sequence(&router, &sessions, &call, &incoming, arrived).await {
+            // A message that is not with its sequence yet is of no use to one who has gone. One that is goes its way there.
+            if reply.is_cancelled() {
+                return;
+            }
+            let told = tokio::select! {
+                biased;
+                told = in_sequence(&router, &sessions, &call, &incoming, arrived) => told,
+                () = reply.cancelled() => return,
+            };
+            match told {
                 Ok(told) => send_told(reply, &told),
                 Err(error) => {
                     let may_have_run = !error.can_retry();
@@ -168,6 +248,14 @@ impl Answerer {
         hosts.take(MOST_HINTS).map(|node| node.name().clone()).collect()
     }
 
+    /// The content of a model that this node hosts.
+    fn content(&self, model: &ModelId) -> Option<Digest> {
+        let topology = self.calls.topology.load();
+        let own = self.calls.node.load();
+        let own = topology.nodes.iter().find(|node| node.node == **own)?;
+        own.replica(model).map(|replica| replica.content)
+    }
+
     fn other(&self, call: Call, reply: Answering) {
         match call {
             Call::Agent { to, ask } if to == **self.calls.node.load() => {
@@ -186,8 +274,14 @@ impl Answerer {
                 .find(&model)
                 .filter(|route| !route.lanes.is_empty())
             {
-                Some(route) => send(reply, &Reply::Description(Box::new(description(&route))), Vec::new()),
-                None => {
+                Some(route) if let Some(content) = self.content(&model) => {
+                    send(
+                        reply,
+                        &Reply::Description(Box::new(description(&route, content))),
+                        Vec::new(),
+                    );
+                }
+                _ => {
                     let hint = self.hint(&model);
                     send(reply, &Reply::NotOwner { hint }, Vec::new());
                 }
@@ -308,9 +402,12 @@ fn send_told(reply: Answering, told: &Told) {
 /// Answers from the disk, on a thread that may wait for it.
 fn read(reply: Answering, read: impl FnOnce() -> Result<(Reply, Vec<Buffer>), String> + Send + 'static) {
     actix::spawn(async move {
+        // It waits for a thread, maybe long, and whoever asked may have gone by then.
+        let read = move || (!reply.is_cancelled()).then(|| (read(), reply));
         match tokio::task::spawn_blocking(read).await {
-            Ok(Ok((answer, body))) => send(reply, &answer, body),
-            Ok(Err(reason)) => refuse(reply, reason),
+            Ok(Some((Ok((answer, body)), reply))) => send(reply, &answer, body),
+            Ok(Some((Err(reason), reply))) => refuse(reply, reason),
+            Ok(None) => {}
             Err(error) => warn!(%error, "reading an artifact ended early"),
         }
     });
@@ -355,17 +452,26 @@ async fn in_parts(
     mut parts: mpsc::Receiver<Outputs>,
     mut reply: Answering,
 ) {
+    let deadline = request.deadline;
+    let timeout = deadline.saturating_duration_since(request.entry.arrived);
+    // A reader that takes nothing must not hold a request past its end.
+    let too_late = |reply: Answering| {
+        let model = route.id.clone();
+        answer(reply, &route, Err(InferError::DeadlineExceeded { model, timeout }));
+    };
     let outcome = router.dispatch_here(&route, request);
     tokio::pin!(outcome);
     let ended = loop {
         tokio::select! {
             biased;
             Some(outputs) = parts.recv() => {
-                reply.ready().await;
-                let (heads, body) = laid_out(&outputs);
-                if reply.send(codec::encode(&Reply::Part { outputs: heads }), body, false).is_err() {
-                    return;
+                if tokio::time::timeout_at(deadline.into(), reply.ready()).await.is_err() {
+                    return too_late(reply);
                 }
+                reply = match send_part(reply, &outputs) {
+                    Some(reply) => reply,
+                    None => return,
+                };
             }
             ended = &mut outcome => break ended,
             () = reply.cancelled() => return,
@@ -373,15 +479,27 @@ async fn in_parts(
     };
     // What came before the last answer goes before it.
     while let Ok(outputs) = parts.try_recv() {
-        let (heads, body) = laid_out(&outputs);
-        if reply
-            .send(codec::encode(&Reply::Part { outputs: heads }), body, false)
-            .is_err()
-        {
-            return;
+        if tokio::time::timeout_at(deadline.into(), reply.ready()).await.is_err() {
+            return too_late(reply);
         }
+        reply = match send_part(reply, &outputs) {
+            Some(reply) => reply,
+            None => return,
+        };
     }
     answer(reply, &route, ended);
+}
+
+/// Sends outputs that come before the last. The reply comes back if something can follow them.
+fn send_part(mut reply: Answering, outputs: &[Tensor]) -> Option<Answering> {
+    let (outputs, body) = laid_out(outputs);
+    let part = Reply::Part { outputs };
+    match reply.answer(&part, body, false) {
+        Ok(()) => return Some(reply),
+        Err(ReplyError::TooLarge) => too_large(reply, &part),
+        Err(error) => debug!(%error, "outputs were not sent"),
+    }
+    None
 }
 
 fn laid_out(outputs: &[Tensor]) -> (Vec<message::TensorHead>, Vec<Buffer>) {
@@ -431,7 +549,7 @@ fn load(route: &VersionRoute) -> LoadReport {
     }
 }
 
-fn description(route: &VersionRoute) -> Description {
+fn description(route: &VersionRoute, content: Digest) -> Description {
     Description {
         model: route.id.clone(),
         interface: route.interface,
@@ -440,5 +558,6 @@ fn description(route: &VersionRoute) -> Description {
         runtime: route.runtime.to_string(),
         instances: u32::try_from(route.instances).unwrap_or(u32::MAX),
         in_parts: route.in_parts,
+        content,
     }
 }

@@ -30,6 +30,10 @@ pub(crate) fn options() -> ClientOptions {
 pub(crate) struct FakeGrid {
     nodes: Mutex<Vec<NodeSnapshot>>,
     pub(crate) manifest: Mutex<String>,
+    /// So many descriptions are still of another content than the topology says.
+    pub(crate) stale_descriptions: Mutex<usize>,
+    /// Sees no other node.
+    pub(crate) cut_off: Mutex<Option<NodeId>>,
 }
 
 pub(crate) fn model(version: u64) -> ModelId {
@@ -78,13 +82,22 @@ impl FakeGrid {
         self.nodes.lock().retain(|known| known.node != node.id);
     }
 
-    fn topology(&self) -> Topology {
-        let nodes = self.nodes.lock().clone();
+    fn topology(&self, asked: &NodeId) -> Topology {
+        let mut nodes = self.nodes.lock().clone();
+        if self.cut_off.lock().as_ref() == Some(asked) {
+            nodes.retain(|node| node.node == *asked);
+        }
         let digest = Digest::of(&codec::encode(&nodes));
         Topology { digest, nodes }
     }
 
     fn description(&self, model: ModelId) -> Description {
+        let mut stale = self.stale_descriptions.lock();
+        let content = match *stale {
+            0 => Digest::of(&[model.version as u8]),
+            _ => Digest([9; 32]),
+        };
+        *stale = stale.saturating_sub(1);
         Description {
             interface: Digest::of(&codec::encode(&model)),
             model,
@@ -96,6 +109,7 @@ impl FakeGrid {
             runtime: "fake".to_owned(),
             instances: 1,
             in_parts: true,
+            content,
         }
     }
 }
@@ -208,6 +222,7 @@ impl FakeNode {
         });
         let links = Arc::new(Mutex::new(Some(Vec::new())));
         let (kept, grid, script) = (Arc::clone(&links), Arc::clone(grid), Arc::new(script) as Arc<Script>);
+        let own = id.clone();
         let options = LinkOptions::new(
             "fake".parse().unwrap(),
             Peer::Node(id.clone()),
@@ -216,8 +231,9 @@ impl FakeNode {
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (grid, script, links) = (Arc::clone(&grid), Arc::clone(&script), Arc::clone(&kept));
+                let own = own.clone();
                 let service = move |incoming: Incoming, reply: Answering| {
-                    if answer(&grid, &script, &incoming, reply).is_none() {
+                    if answer(&grid, &own, &script, &incoming, reply).is_none() {
                         kill(&links);
                     }
                 };
@@ -253,10 +269,16 @@ fn kill(links: &Mutex<Option<Vec<Link>>>) {
 }
 
 /// Nothing, when the node is to die.
-fn answer(grid: &FakeGrid, script: &Arc<Script>, incoming: &Incoming, mut reply: Answering) -> Option<()> {
+fn answer(
+    grid: &FakeGrid,
+    own: &NodeId,
+    script: &Arc<Script>,
+    incoming: &Incoming,
+    mut reply: Answering,
+) -> Option<()> {
     let replies = match codec::decode("call", &incoming.head).unwrap() {
         Call::Topology { known } => {
-            let topology = grid.topology();
+            let topology = grid.topology(own);
             let news = (known != Some(topology.digest)).then(|| Box::new(topology));
             vec![(Reply::Topology(news), Vec::new())]
         }
@@ -275,7 +297,7 @@ fn answer(grid: &FakeGrid, script: &Arc<Script>, incoming: &Incoming, mut reply:
         let body: Vec<Buffer> = tensors.iter().map(|tensor| tensor.data().clone()).collect();
         // Whoever asked may be gone.
         let is_last = index + 1 == last && !matches!(head, Reply::Part { .. });
-        let _ = reply.send(codec::encode(&head), body, is_last);
+        let _ = reply.answer(&head, body, is_last);
     }
     Some(())
 }

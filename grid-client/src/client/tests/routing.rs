@@ -1,7 +1,7 @@
 //! Where requests go.
 
 use grid_core::InferError;
-use grid_core::cluster::ReplicaStage;
+use grid_core::cluster::{Digest, ReplicaStage};
 use grid_core::wire::call::Reply;
 
 use super::*;
@@ -166,4 +166,87 @@ async fn a_link_that_is_not_used_is_closed_and_opened_again_when_it_is() {
     let peers = || client.core().peers.lock().values().cloned().collect::<Vec<_>>();
     until("it is closed", || peers().iter().all(|peer| !peer.is_kept())).await;
     model.infer(input(0.0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_description_of_another_content_is_not_taken_for_that_of_the_one_that_is_hosted() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| Said::value(1.0, fake::load(1))).await;
+    grid.ready(&[&a]);
+    *grid.stale_descriptions.lock() = 1;
+    let client = client_of(&[&a]).await;
+    let model = client.model("forest").await.unwrap();
+    assert_eq!(*grid.stale_descriptions.lock(), 0);
+    let Found::Route(route) = client.core().find(&"forest".parse().unwrap(), None) else {
+        panic!("no route");
+    };
+    assert_ne!(route.described.description.content, Digest([9; 32]));
+    model.infer(input(0.0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_grid_of_more_replicas_than_a_head_has_room_for_is_learned() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| Said::value(1.0, fake::load(1))).await;
+    let versions: Vec<_> = (1..=4000).map(|version| (version, ReplicaStage::Ready)).collect();
+    grid.hosts_versions(&a, &versions);
+    let model = client_of(&[&a]).await.model("forest").await.unwrap();
+    assert_eq!(model.infer(input(0.0)).await.unwrap().model.version, 4000);
+}
+
+#[tokio::test]
+async fn a_node_that_is_cut_off_does_not_take_the_others_away() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| Said::value(1.0, fake::load(1))).await;
+    let b = FakeNode::inferring(&grid, "b", |_| Said::value(2.0, fake::load(1))).await;
+    let c = FakeNode::inferring(&grid, "c", |_| Said::value(3.0, fake::load(1))).await;
+    grid.ready(&[&b, &c]);
+    let client = client_of(&[&a, &b]).await;
+    let core = client.core();
+    *grid.cut_off.lock() = Some(a.id.clone());
+    // What it says from now on is news, to whoever asks for them.
+    grid.ready(&[&b]);
+    core.poll_now.notify_one();
+    let version = |node: &FakeNode| {
+        let topology = core.topology().unwrap();
+        topology
+            .nodes
+            .iter()
+            .find(|known| known.node == node.id)
+            .map(|known| known.version)
+    };
+    until("the other news come", || {
+        assert!(version(&c).is_some(), "the others are taken away");
+        version(&b) == Some(3)
+    })
+    .await;
+    // Where nobody says otherwise, it is believed.
+    *grid.cut_off.lock() = None;
+    grid.forget(&a);
+    grid.forget(&c);
+    core.poll_now.notify_one();
+    until("they are gone", || version(&c).is_none()).await;
+}
+
+#[tokio::test]
+async fn a_timeout_longer_than_the_clock_goes_is_one_that_never_comes() {
+    let grid = FakeGrid::new();
+    let a = FakeNode::inferring(&grid, "a", |_| Said::value(1.0, fake::load(1))).await;
+    grid.ready(&[&a]);
+    let options = ClientOptions {
+        timeout: Duration::MAX,
+        unknown_model: Duration::MAX,
+        idle: Duration::MAX,
+        ..fake::options()
+    };
+    let client = GridClient::connect([a.at.to_string()], options).await.unwrap();
+    let model = client.model("forest").await.unwrap();
+    model.infer(input(0.0)).await.unwrap();
+    model
+        .request()
+        .inputs(input(0.0))
+        .timeout(Duration::MAX)
+        .send()
+        .await
+        .unwrap();
 }

@@ -132,3 +132,24 @@ async fn nothing_is_left_of_exchanges_that_ended() {
         assert!(link.shared.book.lock().calls.is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_call_that_is_longer_than_any_may_be_is_not_sent() {
+    use grid_core::wire::call::Call;
+    use grid_core::wire::codec::MAX_ENCODED;
+    let ends = serving(echo).await;
+    let name = "n".repeat(MAX_ENCODED / 4);
+    let call = Call::Sequence(grid_core::wire::call::SequenceCall {
+        model: "model".parse().unwrap(),
+        version: None,
+        id: "bed".parse().unwrap(),
+        start: false,
+        end: false,
+        number: 1,
+        token: None,
+        names: vec![name; 4],
+        inputs: Vec::new(),
+    });
+    let error = answer(ends.left.ask(&call, vec![], None)).await.unwrap_err();
+    assert_eq!(error, ExchangeError::RequestTooLarge);
+}

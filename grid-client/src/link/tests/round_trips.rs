@@ -135,3 +135,31 @@ async fn each_end_knows_the_other() {
     assert_eq!(ends.left.peer().peer.to_string(), "node#3");
     assert_eq!(ends.right.peer().peer, Peer::Client);
 }
+
+#[tokio::test]
+async fn a_call_and_an_answer_longer_than_a_head_make_the_round_trip_with_their_tensors() {
+    use grid_core::wire::call::{Call, Reply as Answer};
+    let ends = serving(|incoming: Incoming, mut reply: Reply| {
+        let (call, tensors) = incoming.unpack::<Call>().unwrap();
+        let answer = Answer::Refused(format!("{call:?}"));
+        reply.answer(&answer, vec![tensors], true).unwrap();
+    })
+    .await;
+    for names in [1, 100_000] {
+        let call = Call::Sequence(grid_core::wire::call::SequenceCall {
+            model: "model".parse().unwrap(),
+            version: None,
+            id: "bed".parse().unwrap(),
+            start: false,
+            end: false,
+            number: 1,
+            token: None,
+            names: vec!["name".to_owned(); names],
+            inputs: Vec::new(),
+        });
+        let got = answer(ends.left.ask(&call, vec![body(100)], None)).await.unwrap();
+        let (read, tensors) = got.unpack::<Answer>().unwrap();
+        assert_eq!(read, Answer::Refused(format!("{call:?}")));
+        assert_eq!(tensors.as_slice(), body(100).as_slice());
+    }
+}

@@ -63,9 +63,11 @@ impl GridActor {
         }
         let mut elsewhere = Vec::new();
         let mut used = HashSet::new();
+        let mut contents: HashSet<(ModelId, Digest)> = deployed.iter().cloned().collect();
         for (model, content) in &deployed {
             let hosts = ready.remove(model).unwrap_or_default();
             self.describe_where_unknown(model, &hosts, ctx);
+            contents.extend(hosts.iter().map(|(_, content)| (model.clone(), *content)));
             let described = |content: &Digest| self.elsewhere.described.get(&(model.clone(), *content));
             // What is deployed, as soon as anybody serves it; until then what was.
             let serves = |content: &&Digest| hosts.iter().any(|(_, hosted)| hosted == *content);
@@ -107,7 +109,7 @@ impl GridActor {
         known
             .remotes
             .retain(|place, remote| used.contains(place) || remote.in_flight() > 0);
-        known.described.retain(|(model, _), _| is_deployed.contains(model));
+        known.described.retain(|content, _| contents.contains(content));
         known.lasting.retain(|model, _| is_deployed.contains(model));
         self.routes.publish_elsewhere(elsewhere);
     }
@@ -181,7 +183,9 @@ impl GridActor {
             let described = answer.into_actor(self).map(move |reply, this, ctx| {
                 this.elsewhere.asked.remove(&place);
                 match reply {
-                    Ok((Reply::Description(description), _)) if description.model == place.0 => {
+                    Ok((Reply::Description(description), _))
+                        if (&description.model, &description.content) == (&place.0, &place.1) =>
+                    {
                         match this.understand(*description) {
                             Ok(described) => {
                                 this.elsewhere.described.insert(place, Arc::new(described));
@@ -192,6 +196,7 @@ impl GridActor {
                             }
                         }
                     }
+                    // Or it hosts another content by now than when it was asked.
                     Ok(_) => debug!(model = %place.0, "it was not described"),
                     Err(error) => debug!(model = %place.0, %error, "it was not described"),
                 }

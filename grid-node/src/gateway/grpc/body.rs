@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::Status;
 
 use super::status;
-use crate::gateway::bodies::{Bodies, Held};
+use crate::bodies::{Bodies, Held};
 
 /// A body whose messages are measured as they arrive.
 pub(super) struct Counted {

@@ -23,8 +23,8 @@ use super::body::Counted;
 use super::generated::grpc_inference_service_server::GrpcInferenceServiceServer;
 use super::service::{Service, Shared};
 use crate::actors::{RouterHandle, RouterOptions};
+use crate::bodies::Bodies;
 use crate::gateway::Gateway;
-use crate::gateway::bodies::Bodies;
 
 /// Calls of one connection at once. A client that shares one channel can so fill a queue of the default bound.
 const MAX_CALLS: u32 = 1024;

@@ -23,9 +23,9 @@ use super::server::begun;
 use super::stream::Answers;
 use super::{identity, models, status};
 use crate::actors::{CatalogError, LoadModel, ReplicaState, RouterHandle, UnloadModel};
+use crate::bodies::Bodies;
 use crate::gateway::Gateway;
 use crate::gateway::admin::{self, Caller};
-use crate::gateway::bodies::Bodies;
 use crate::standing::Stage;
 
 /// What all connections share.

@@ -264,6 +264,7 @@ pub(crate) fn seeds(add: Add<'_>) -> Result {
                 runtime: "rten".to_owned(),
                 instances: 2,
                 in_parts: false,
+                content: Digest([4; 32]),
             })),
             &[],
         ),

@@ -35,9 +35,9 @@ use super::socket::{CloseCode, Ended, Event, Socket};
 use crate::actors::{
     AnswerForm, MAX_REQUEST_ID, Reader, ReaderEvents, Resumed, SequenceEvent, Stamp, Ticket, VersionRoute,
 };
+use crate::bodies::Held;
 use crate::compute::Request;
 use crate::gateway::Worker;
-use crate::gateway::bodies::Held;
 use crate::gateway::inference::{self, encode_in};
 use crate::gateway::rest::codec::{
     ClientMessage, DecodedRequest, Encoded, MessageKind, RefusedMessage, RequestBody, decode_message,

@@ -11,9 +11,9 @@ use tracing::debug;
 
 use super::{Conversation, Happened};
 use crate::actors::{AnswerForm, MAX_REQUEST_ID, VersionRoute, pick};
+use crate::bodies::Held;
 use crate::compute::{Outcome, Request};
 use crate::gateway::Worker;
-use crate::gateway::bodies::Held;
 use crate::gateway::rest::codec::{DecodedRequest, MessageKind};
 use crate::runtime::Outputs;
 use crate::standing::Accepted;
