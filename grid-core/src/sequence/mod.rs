@@ -22,7 +22,9 @@
 mod copy;
 mod id;
 mod keeper;
+mod others;
 mod promise;
+mod search;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -34,7 +36,9 @@ use serde::{Deserialize, Serialize};
 pub use copy::{Delta, HoldAnswer, SecondCopy};
 pub use id::{InvalidSequenceId, MAX_SEQUENCE_ID, SequenceId};
 pub use keeper::{Errand, Keeper, Outlook};
-pub use promise::{Ballot, Promise};
+pub use others::Others;
+pub use promise::{Ballot, Promise, Standpoint};
+pub use search::{Search, Seen, SeenAs, TakeOver, Verdict};
 pub use token::{InvalidToken, Token};
 
 /// Bounds of one sequence.

@@ -9,6 +9,7 @@ use crate::InferError;
 use crate::cluster::NodeId;
 use crate::model::{ModelName, Version};
 use crate::sequence::{Ballot, SequenceId, Token};
+pub use crate::sequence::{Seen, SeenAs};
 
 /// One sequence among all that a name ever stood for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,51 +97,6 @@ pub struct Seek {
     pub id: SequenceId,
 }
 
-/// What a node has of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
-    /// Which of those that the name stood for.
-    pub birth: u64,
-    /// What it resumes with; compared by whoever asks.
-    pub token: Token,
-    /// Whether callers need no token.
-    pub open: bool,
-    /// How.
-    pub what: SeenAs,
-}
-
-/// In which way a node has a sequence.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum SeenAs {
-    /// It is its home, or is just becoming it.
-    Live {
-        /// In this term.
-        term: u64,
-    },
-    /// It holds the copy.
-    Copy {
-        /// For this home.
-        home: NodeId,
-        /// In this term.
-        term: u64,
-        /// The term of the home that wrote it.
-        written: u64,
-        /// That home.
-        writer: NodeId,
-        /// The last message in it.
-        done: u64,
-    },
-    /// It ended, and is remembered here.
-    Over,
-    /// What is known here of its terms, beside anything else.
-    Terms {
-        /// A word was given for this one.
-        promised: u64,
-        /// This node was its home in this one: copies of earlier ones are old.
-        began: u64,
-    },
-}
-
 /// Hand it over. Answered with [`super::call::Reply::Given`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Give {
@@ -154,6 +110,19 @@ pub struct Give {
     pub term: u64,
     /// The home of a copy has just said that it is none.
     pub denied: bool,
+}
+
+impl Give {
+    /// Asks a home that lives, or who remembers how it ended.
+    pub fn of_home(key: SequenceKey, to: NodeId, seen: u64) -> Self {
+        Self {
+            key,
+            to,
+            seen,
+            term: 0,
+            denied: false,
+        }
+    }
 }
 
 /// A vote for a new term. Answered with [`super::call::Reply::Voted`].

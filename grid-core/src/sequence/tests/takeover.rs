@@ -38,8 +38,10 @@ struct World {
     homes: [Option<Home>; NODES],
     copies: [Option<SecondCopy<String, State>>; NODES],
     promises: [Option<Promise>; NODES],
-    /// The last term in which each node was the home.
+    /// The last term in which each node was the home, and something was durable.
     began: [u64; NODES],
+    /// The term of which each went on with what was written in it.
+    saw: [u64; NODES],
     flying: Vec<Hold>,
     sends: u64,
     /// Which send each home waits for.
@@ -76,16 +78,18 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 0..300)
 }
 
+fn members(is_up: impl Fn(usize) -> bool) -> Vec<Member> {
+    let member = |index: usize| Member {
+        id: node(index),
+        up: is_up(index),
+        serves: true,
+        gone: false,
+    };
+    (0..NODES).map(member).collect()
+}
+
 fn quorum() -> Quorum {
-    let all: Vec<Member> = (0..NODES)
-        .map(|index| Member {
-            id: node(index),
-            up: true,
-            serves: true,
-            gone: false,
-        })
-        .collect();
-    Quorum::of(&node(0).name, &all)
+    Quorum::of(&node(0).name, &members(|_| true))
 }
 
 impl World {
@@ -104,16 +108,12 @@ impl World {
             if !heard && voter != index(&ballot.by) {
                 continue;
             }
-            let is_older = |term: u64| term > ballot.from && node(voter) != ballot.by;
-            let knows_better = self.homes[voter]
-                .as_ref()
-                .is_some_and(|home| is_older(home.core.term()))
-                || self.copies[voter]
-                    .as_ref()
-                    .is_some_and(|copy| copy.written() > ballot.from.max(ballot.term));
-            if let Ok(promise) = Promise::vote(self.promises[voter].as_ref(), ballot)
-                && !knows_better
-            {
+            let standpoint = Standpoint {
+                lives: self.homes[voter].as_ref().map(|home| home.core.term()),
+                copy: self.copies[voter].as_ref(),
+                promise: self.promises[voter].as_ref(),
+            };
+            if let Ok(promise) = standpoint.vote(&node(voter), ballot, &quorum()) {
                 self.promises[voter] = Some(promise);
                 yes.insert(node(voter).name);
             }
@@ -165,13 +165,7 @@ impl World {
                     self.awaited[who] = self.sends;
                     let mut delta = home.core.delta(after);
                     delta.export.term = term;
-                    let ballot = Ballot {
-                        term,
-                        by: node(who),
-                        from: home.core.term(),
-                        writer: node(who),
-                        deny: BTreeSet::new(),
-                    };
+                    let ballot = Ballot::of_home(term, node(who), home.core.term(), node(who));
                     if vote && !self.vote(&ballot, &seen) {
                         self.homes[who].as_mut().unwrap().keeper.unanswered();
                         return;
@@ -213,14 +207,13 @@ impl World {
 
     fn arrive(&mut self, hold: Hold, answered: bool) {
         let (home, term) = (node(hold.from), hold.delta.export.term);
-        let fenced = self.promises[hold.to]
-            .as_ref()
-            .filter(|promise| !promise.allows(term, &home));
-        let live = self.homes[hold.to].as_ref().filter(|home| home.core.term() >= term);
-        let answer = if let Some(promise) = fenced {
-            HoldAnswer::Fenced { term: promise.term() }
-        } else if let Some(home) = live {
-            HoldAnswer::Fenced { term: home.core.term() }
+        let standpoint = Standpoint {
+            lives: self.homes[hold.to].as_ref().map(|home| home.core.term()),
+            copy: self.copies[hold.to].as_ref(),
+            promise: self.promises[hold.to].as_ref(),
+        };
+        let answer = if let Some(term) = standpoint.fences(&home, term) {
+            HoldAnswer::Fenced { term }
         } else {
             match &mut self.copies[hold.to] {
                 Some(copy) => copy.hold(&home, hold.delta.clone()),
@@ -247,49 +240,67 @@ impl World {
         }
     }
 
+    /// What a node says that is asked for the sequence.
+    fn seen(&self, at: usize) -> Vec<Seen> {
+        let live = self.homes[at]
+            .as_ref()
+            .map(|home| SeenAs::Live { term: home.core.term() });
+        let copy = self.copies[at].as_ref().map(|copy| SeenAs::Copy {
+            home: copy.home().clone(),
+            term: copy.term(),
+            written: copy.written(),
+            writer: copy.writer().clone(),
+            done: copy.done(),
+        });
+        let terms = SeenAs::Terms {
+            promised: self.promises[at].as_ref().map_or(0, Promise::term),
+            began: self.began[at],
+            saw: self.saw[at],
+        };
+        let all = live.into_iter().chain(copy).chain([terms]);
+        let seen = all.map(|what| Seen {
+            birth: 1,
+            token: token(),
+            open: false,
+            what,
+        });
+        seen.collect()
+    }
+
     fn take_over(&mut self, who: usize, seen: &[bool; NODES], heard: &[bool; NODES]) {
         let asked: Vec<usize> = (0..NODES).filter(|&other| seen[other] || other == who).collect();
-        let names: Vec<NodeName> = asked.iter().map(|&other| node(other).name).collect();
+        let answers: Vec<(NodeName, Vec<Seen>)> = asked
+            .iter()
+            .map(|&other| (node(other).name, self.seen(other)))
+            .collect();
+        // Who is not asked is taken to be down, and may live.
+        let members = members(|index| asked.contains(&index));
+        let search = Search {
+            own: &node(who),
+            others: Others {
+                own: &node(who).name,
+                members: &members,
+                is_linked: &|_| true,
+            },
+            answers: &answers,
+            is_complete: true,
+            token: Some(token()),
+        };
         // What lives is handed over in another way.
-        if !quorum().is_reached(&names) || asked.iter().any(|&other| self.homes[other].is_some()) {
+        let Verdict::TakeOver(found) = search.verdict() else {
             return;
-        }
-        let best = asked
-            .iter()
-            .filter_map(|&other| {
-                self.copies[other]
-                    .as_ref()
-                    .map(|copy| ((copy.written(), copy.done()), other))
-            })
-            .max();
-        let Some((_, best)) = best else { return };
-        let promised = asked
-            .iter()
-            .filter_map(|&other| self.promises[other].as_ref())
-            .map(Promise::term);
+        };
+        let (best, ballot) = (
+            asked[answers.iter().position(|(name, _)| *name == found.at).unwrap()],
+            found.ballot,
+        );
         let copy = self.copies[best].as_mut().unwrap();
-        let (from, before, writer) = (copy.written(), copy.term(), copy.writer().clone());
-        // Who was the home later says that this copy is an old one.
-        let began_later = |other: usize| {
-            let began = self.began[other];
-            began > from || (began == from && node(other) != writer)
-        };
-        if asked.iter().any(|&other| began_later(other)) {
+        let term = ballot.term;
+        let Some(export) = copy.take(node(who), found.seen, term) else {
             return;
-        }
-        let term = promised.max().unwrap_or(0).max(before) + 1;
-        let Some(export) = copy.take(node(who), before, term) else {
-            return;
-        };
-        let ballot = Ballot {
-            term,
-            by: node(who),
-            from,
-            writer,
-            deny: names.into_iter().collect(),
         };
         if self.vote(&ballot, heard) {
-            self.began[who] = term;
+            self.saw[who] = self.saw[who].max(ballot.from);
             self.copies[who] = self.copies[who].take().filter(|_| best != who);
             self.homes[who] = Some(Home {
                 core: Sut::import(export, LIMITS),
@@ -301,7 +312,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(5000))]
 
     /// Homes are frozen and cut off in all ways here, and none dies, so no acknowledged message may be missing in any.
     #[test]
@@ -333,4 +344,39 @@ fn a_home_that_wakes_after_a_take_over_is_fenced_by_its_second_node() {
     world.apply(Event::Crash(2));
     world.apply(Event::TakeOver(4, all, all));
     assert_eq!(world.homes[4].as_ref().unwrap().core.state(), "1/3/");
+}
+
+fn at(nodes: &[usize]) -> [bool; NODES] {
+    std::array::from_fn(|index| nodes.contains(&index))
+}
+
+/// The home 0 has its first copy, which is empty, on node 1, and the next one on node `second`, with the first message.
+fn with_an_old_copy(second: usize) -> World {
+    let mut world = World::new();
+    world.apply(Event::Advance(0, at(&[1])));
+    world.apply(Event::Arrive(0, true, false));
+    world.apply(Event::Step(0));
+    world.apply(Event::Advance(0, at(&[second, 3, 4])));
+    world.apply(Event::Arrive(0, true, false));
+    assert_eq!(world.acknowledged, "1/");
+    world
+}
+
+#[test]
+fn a_word_that_came_to_nothing_does_not_make_one_forget_the_word_before() {
+    let mut world = with_an_old_copy(2);
+    world.apply(Event::TakeOver(3, at(&[1, 2]), at(&[4])));
+    assert!(world.homes[3].is_none(), "too few gave their word");
+    world.apply(Event::TakeOver(3, at(&[1, 4]), at(&[1, 4])));
+    assert!(world.homes[3].is_none(), "from a copy without the first message");
+}
+
+#[test]
+fn a_home_that_never_came_so_far_as_a_copy_still_knows_that_older_ones_are_old() {
+    let mut world = with_an_old_copy(2);
+    world.apply(Event::TakeOver(2, at(&[3, 4]), at(&[3, 4])));
+    assert!(world.homes[2].is_some());
+    world.homes[2] = None;
+    world.apply(Event::TakeOver(1, at(&[2, 3]), at(&[3, 4])));
+    assert!(world.homes[1].is_none(), "from a copy without the first message");
 }

@@ -3,16 +3,15 @@
 //! From a home that lives it is handed over at a step boundary. From the copy of a home that is lost it is taken over: more
 //! than half of the nodes must have been asked who has it, and give their word that no home of an earlier term goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grid_core::InferError;
-use grid_core::cluster::{NodeId, NodeName};
+use grid_core::cluster::NodeName;
 use grid_core::model::{ModelId, ModelName};
-use grid_core::sequence::{Ballot, Keeper, SequenceError, SequenceId, Token, Tombstone};
+use grid_core::sequence::{Ballot, Keeper, Search, SequenceId, TakeOver, Token, Tombstone, Verdict};
 use grid_core::wire::call::{Call, Reply};
-use grid_core::wire::sequence::{Give, Seek, Seen, SeenAs, SequenceKey};
+use grid_core::wire::sequence::{Give, Seek, Seen, SequenceKey};
 use tracing::{debug, info};
 
 use super::actor::Inherited;
@@ -34,21 +33,6 @@ enum Short {
     Never(InferError),
     /// The next one may.
     NotYet(String),
-}
-
-/// What was found of one sequence.
-#[derive(Default)]
-struct Found {
-    live: Option<(NodeName, u64)>,
-    over: Option<NodeName>,
-    /// `(written, done)`, the term, who holds it, for which home.
-    copy: Option<((u64, u64), u64, NodeName, NodeId)>,
-    /// The home that wrote it.
-    writer: Option<NodeId>,
-    /// Highest term heard of.
-    term: u64,
-    /// Highest term in which one that answered was the home, and which.
-    began: (u64, Option<NodeName>),
 }
 
 impl Sessions {
@@ -97,157 +81,102 @@ impl Sessions {
         key: &Key,
         token: Option<Token>,
     ) -> Result<(), Short> {
-        let (model, id) = key;
         let own = company.own();
-        let not_yet = |why: &str| Err(Short::NotYet(why.to_owned()));
-        let (answers, all) = self.seek(company, &own.name, key).await;
-        let answered: BTreeSet<NodeName> = answers.iter().map(|(name, _)| name.clone()).collect();
-        let (mut found, mut others) = (BTreeMap::<u64, Found>::new(), false);
-        for (name, seen) in answers
-            .iter()
-            .flat_map(|(name, seen)| seen.iter().map(move |seen| (name, seen)))
-        {
-            let mine = token.map_or(seen.open, |token| token == seen.token);
-            match &seen.what {
-                // They count beside something else only: below.
-                SeenAs::Terms { .. } => continue,
-                _ if !mine => {
-                    others = true;
-                    continue;
-                }
-                _ => {}
-            }
-            let found = found.entry(seen.birth).or_default();
-            match &seen.what {
-                SeenAs::Live { term } => {
-                    found.term = found.term.max(*term);
-                    found.live = found.live.take().max(Some((name.clone(), *term)));
-                }
-                SeenAs::Over => found.over = Some(name.clone()),
-                SeenAs::Copy {
-                    home,
-                    term,
-                    written,
-                    writer,
-                    done,
-                } => {
-                    found.term = found.term.max(*term);
-                    let copy = ((*written, *done), *term, name.clone(), home.clone());
-                    if found.copy.as_ref().is_none_or(|best| best.0 < copy.0) {
-                        found.copy = Some(copy);
-                        found.writer = Some(writer.clone());
-                    }
-                }
-                SeenAs::Terms { .. } => {}
-            }
-        }
-        for (name, seen) in answers
-            .iter()
-            .flat_map(|(name, seen)| seen.iter().map(move |seen| (name, seen)))
-        {
-            if let (SeenAs::Terms { promised, began }, Some(found)) = (&seen.what, found.get_mut(&seen.birth)) {
-                found.term = found.term.max(*promised).max(*began);
-                found.began = found.began.clone().max((*began, Some(name.clone())));
-            }
-        }
-        // One that lives goes before one that did, and that before one that ended.
-        let rank = |found: &Found| {
-            (
-                found.live.is_some(),
-                found.copy.as_ref().map(|copy| copy.0),
-                found.over.is_some(),
-            )
-        };
-        let Some((birth, found)) = found.into_iter().max_by_key(|(_, found)| rank(found)) else {
-            return match (others, all) {
-                (true, _) => Err(Short::Never(refused(id, SequenceError::WrongToken))),
-                (false, true) => Err(Short::Never(refused(id, SequenceError::Unknown))),
-                (false, false) => not_yet("not all nodes answer, and those that do have none of that name"),
+        let (answers, is_complete) = self.seek(company, &own.name, key).await;
+        let verdict = company.judge(|others| {
+            let search = Search {
+                own: &own,
+                others,
+                answers: &answers,
+                is_complete,
+                token,
             };
-        };
-        let wire = SequenceKey {
-            model: model.clone(),
-            id: id.clone(),
+            search.verdict()
+        });
+        let wire = |birth: u64| SequenceKey {
+            model: key.0.clone(),
+            id: key.1.clone(),
             birth,
         };
-        let mut give = Give {
-            key: wire.clone(),
-            to: own.clone(),
-            seen: 0,
-            term: 0,
-            denied: false,
-        };
-        if let Some((at, term)) = found.live {
-            give.seen = term;
-            let (label, export) = self.ask_to_give(company, &at, give).await?;
-            let giver = company.peers.get(&at).map(|peer| peer.id.clone());
-            if self.is_copied(router, &label)
-                && let Some(giver) = &giver
-            {
-                // It may have given what was taken over from it meanwhile.
-                let ballot = Ballot {
-                    term: export.term,
-                    by: own.clone(),
-                    from: term,
-                    writer: giver.clone(),
-                    deny: BTreeSet::new(),
-                };
-                self.have_words(company, &wire, &ballot, label.life).await?;
+        match verdict {
+            Verdict::HandOver { birth, at, term } => self.hand_over(company, router, wire(birth), &at, term).await,
+            Verdict::Ended { birth, at } => {
+                let give = Give::of_home(wire(birth), own, 0);
+                let (label, export) = self.ask_to_give(company, &at, give).await?;
+                self.settle_here(router, label, export, None)
             }
-            let has = giver
-                .filter(|node| company.is_there(node))
-                .map(|node| (node, export.done));
-            let keeper = Keeper::new(export.term, has);
-            self.copies.begins(&wire, export.term, label.life);
-            info!(sequence = %id, from = %at, done = export.done, "a sequence was handed over");
-            return self.settle_here(router, label, export, Some(keeper));
+            Verdict::TakeOver(found) => self.take_over(company, router, wire(found.birth), found).await,
+            Verdict::Never(error) => Err(Short::Never(refused(&key.1, error))),
+            Verdict::NotYet(why) => Err(Short::NotYet(why.to_owned())),
         }
-        if let Some(at) = found.over {
-            let (label, export) = self.ask_to_give(company, &at, give).await?;
-            return self.settle_here(router, label, export, None);
+    }
+
+    /// From a home that lives.
+    async fn hand_over(
+        self: &Arc<Self>,
+        company: &Company,
+        router: &RouterHandle,
+        key: SequenceKey,
+        at: &NodeName,
+        term: u64,
+    ) -> Result<(), Short> {
+        let own = company.own();
+        let give = Give::of_home(key.clone(), own.clone(), term);
+        let (label, export) = self.ask_to_give(company, at, give).await?;
+        let giver = company.peers.get(at).map(|peer| peer.id.clone());
+        if self.is_copied(router, &label)
+            && let Some(giver) = &giver
+        {
+            // It may have given what was taken over from it meanwhile.
+            let ballot = Ballot::of_home(export.term, own, term, giver.clone());
+            self.have_words(company, &key, &ballot, label.life).await?;
         }
-        let (Some(((written, done), seen, at, home)), Some(writer)) = (found.copy, found.writer) else {
-            return not_yet("nobody has it");
-        };
-        let (began, by) = found.began;
-        if began > written || (began == written && by.is_some_and(|by| by != writer.name)) {
-            return not_yet("the node that has its newest copy does not answer");
-        }
-        give.denied = answered.contains(&home.name) && !company.is_lost(&home);
-        if !give.denied && !company.is_lost(&home) && home != own {
-            return not_yet("its node does not answer, and is not known to be down");
-        }
-        if !company.quorum().is_reached(&answered) {
-            return not_yet("too few nodes are reached to take it over");
-        }
-        let term = found.term + 1;
-        (give.seen, give.term) = (seen, term);
-        let is_ours = at == own.name;
+        let has = giver
+            .filter(|node| company.is_there(node))
+            .map(|node| (node, export.done));
+        let keeper = Keeper::new(export.term, has);
+        self.copies.goes_on_from(&key, term, label.life);
+        info!(sequence = %key.id, from = %at, done = export.done, "a sequence was handed over");
+        self.settle_here(router, label, export, Some(keeper))
+    }
+
+    /// From the copy of a home that is lost.
+    async fn take_over(
+        self: &Arc<Self>,
+        company: &Company,
+        router: &RouterHandle,
+        key: SequenceKey,
+        found: TakeOver,
+    ) -> Result<(), Short> {
+        let own = company.own();
+        let (at, term) = (&found.at, found.ballot.term);
+        let is_ours = *at == own.name;
         let (label, export) = match is_ours {
             true => {
-                let taken = self.copies.take(&wire, own.clone(), seen, term, |_| true);
+                let taken = self.copies.take(&key, own, found.seen, term, |_| true);
                 taken.ok_or_else(|| Short::NotYet("its copy has changed meanwhile".to_owned()))?
             }
-            false => self.ask_to_give(company, &at, give).await?,
+            false => {
+                let give = Give {
+                    key: key.clone(),
+                    to: own,
+                    seen: found.seen,
+                    term,
+                    denied: found.denied,
+                };
+                self.ask_to_give(company, at, give).await?
+            }
         };
-        let ballot = Ballot {
-            term,
-            by: own.clone(),
-            from: written,
-            writer,
-            // A home that answered has no such sequence; what anybody else asked for may still come to something.
-            deny: answered,
-        };
-        self.have_words(company, &wire, &ballot, label.life).await?;
-        info!(sequence = %id, from = %home, copy = %at, done, term, "a sequence was taken over");
-        let holder = company.peers.get(&at).map(|peer| peer.id.clone());
+        self.have_words(company, &key, &found.ballot, label.life).await?;
+        info!(sequence = %key.id, from = %found.home, copy = %at, done = found.done, term, "a sequence was taken over");
+        let holder = company.peers.get(at).map(|peer| peer.id.clone());
         let has = holder
             .filter(|node| !is_ours && company.is_there(node))
             .map(|node| (node, export.done));
-        self.copies.begins(&wire, term, label.life);
+        self.copies.goes_on_from(&key, found.ballot.from, label.life);
         self.settle_here(router, label, export, Some(Keeper::new(term, has)))?;
         if is_ours {
-            self.copies.release(&wire, term);
+            self.copies.release(&key, term);
         }
         Ok(())
     }
@@ -290,7 +219,7 @@ impl Sessions {
             async move { (peer.id.name.clone(), company.ask(&peer.id.name, call, Vec::new()).await) }
         });
         let mut answers = vec![(own.clone(), here)];
-        let mut all = company.reaches_all();
+        let mut all = company.judge(|others| others.reaches_all());
         for (name, answer) in futures_util::future::join_all(asked).await {
             match answer {
                 Ok((Reply::Seen(seen), _)) => answers.push((name, seen)),

@@ -52,24 +52,18 @@ impl Sessions {
     fn hold(&self, hold: Hold, body: &Buffer) -> Result<HoldAnswer, String> {
         let Hold { home, after, image } = hold;
         let (label, oldest, export) = image::read(image, body)?;
-        if let Some((term, _)) = self.lives_here(&label.key)
-            && term >= export.term
-        {
-            return Ok(HoldAnswer::Fenced { term });
-        }
+        let lives = self.lives_here(&label.key).map(|(term, _)| term);
         let delta = Delta { after, oldest, export };
-        let held = self.copies.hold(&self.budget, &home, label, delta);
+        let held = self.copies.hold(&self.budget, &home, label, delta, lives);
         held.inspect_err(|reason| warn!(%home, reason, "a copy of a sequence is refused"))
     }
 
     pub(super) fn vote(&self, key: &SequenceKey, ballot: &Ballot, life: Duration) -> Result<(), u64> {
-        if let Some((term, _)) = self.lives_here(key)
-            && term > ballot.from
-            && self.company().is_none_or(|company| company.own() != ballot.by)
-        {
-            return Err(term);
-        }
-        self.copies.vote(key, ballot, life)
+        // Nobody asks a node for its word that is in no grid.
+        let company = self.company().ok_or(0_u64)?;
+        let lives = self.lives_here(key).map(|(term, _)| term);
+        let counted = company.judge(|others| others.quorum());
+        self.copies.vote((&company.own(), &counted), key, ballot, life, lives)
     }
 
     pub(super) fn keep_handed_over(&self, written: u64, to: NodeId, label: Label, export: HeldExport) {

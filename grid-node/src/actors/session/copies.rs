@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use grid_core::cluster::NodeId;
-use grid_core::sequence::{Ballot, Delta, HoldAnswer, Promise, SecondCopy};
+use grid_core::cluster::{NodeId, Quorum};
+use grid_core::sequence::{Ballot, Delta, HoldAnswer, Promise, SecondCopy, Standpoint};
 use grid_core::tensor::Tensor;
 use grid_core::wire::sequence::{Seen, SeenAs, SequenceKey};
 use parking_lot::Mutex;
@@ -32,8 +32,10 @@ struct Held {
 
 struct Given {
     promise: Option<Promise>,
-    /// The last term in which this node was the home.
+    /// The last term in which this node was the home, and something was durable.
     began: u64,
+    /// This node went on with what was written in this one.
+    saw: u64,
     until: Instant,
 }
 
@@ -54,7 +56,7 @@ fn all_of((model, id): &Key) -> std::ops::RangeInclusive<SequenceKey> {
 }
 
 impl Copies {
-    /// A home tells how far it is.
+    /// A home tells how far it is; `lives` is the term in which the sequence lives here, if it does.
     ///
     /// # Errors
     /// When there is no room for it.
@@ -64,13 +66,16 @@ impl Copies {
         home: &NodeId,
         label: Label,
         delta: Delta<HeldOutcome, Vec<Tensor>>,
+        lives: Option<u64>,
     ) -> Result<HoldAnswer, String> {
-        let term = delta.export.term;
-        if let Some(given) = self.promises.lock().get(&label.key)
-            && let Some(promise) = &given.promise
-            && !promise.allows(term, home)
-        {
-            return Ok(HoldAnswer::Fenced { term: promise.term() });
+        let promise = self.promise(&label.key);
+        let standpoint = Standpoint::<HeldOutcome, Vec<Tensor>> {
+            lives,
+            copy: None,
+            promise: promise.as_ref(),
+        };
+        if let Some(term) = standpoint.fences(home, delta.export.term) {
+            return Ok(HoldAnswer::Fenced { term });
         }
         let mut all = self.held.lock();
         let count = all.len();
@@ -149,42 +154,65 @@ impl Copies {
         }
     }
 
-    /// Gives a word, or says which term stands against it.
-    pub(super) fn vote(&self, key: &SequenceKey, ballot: &Ballot, life: Duration) -> Result<(), u64> {
-        if let Some(held) = self.held.lock().get(key)
-            && held.copy.written() > ballot.from
-            && *held.copy.home() != ballot.by
-        {
-            return Err(held.copy.term());
-        }
+    fn promise(&self, key: &SequenceKey) -> Option<Promise> {
+        self.promises.lock().get(key).and_then(|given| given.promise.clone())
+    }
+
+    /// Gives a word, or says which term stands against it; `lives` is the term in which the sequence lives here, if it does.
+    pub(super) fn vote(
+        &self,
+        (own, counted): (&NodeId, &Quorum),
+        key: &SequenceKey,
+        ballot: &Ballot,
+        life: Duration,
+        lives: Option<u64>,
+    ) -> Result<(), u64> {
+        let held = self.held.lock();
         let mut promises = self.promises.lock();
         let before = promises.get(key);
-        let promise = Promise::vote(before.and_then(|given| given.promise.as_ref()), ballot)?;
-        let began = before.map_or(0, |given| given.began);
+        let standpoint = Standpoint {
+            lives,
+            copy: held.get(key).map(|held| &held.copy),
+            promise: before.and_then(|given| given.promise.as_ref()),
+        };
+        let promise = standpoint.vote(own, ballot, counted)?;
+        let (began, saw) = before.map_or((0, 0), |given| (given.began, given.saw));
         if promises.len() >= MOST && before.is_none() {
             return Err(0);
         }
         let given = Given {
             promise: Some(promise),
             began,
+            saw,
             until: until(life),
         };
         promises.insert(key.clone(), given);
         Ok(())
     }
 
-    /// This node is the home in this term.
+    /// This node is the home in this term, and something of it is durable.
     pub(super) fn begins(&self, key: &SequenceKey, term: u64, life: Duration) {
+        self.remember(key, life, |given| given.began = given.began.max(term));
+    }
+
+    /// This node goes on with what was written in this term.
+    pub(super) fn goes_on_from(&self, key: &SequenceKey, term: u64, life: Duration) {
+        self.remember(key, life, |given| given.saw = given.saw.max(term));
+    }
+
+    fn remember(&self, key: &SequenceKey, life: Duration, what: impl FnOnce(&mut Given)) {
         let mut promises = self.promises.lock();
         if promises.len() >= MOST && !promises.contains_key(key) {
             return;
         }
         let given = promises.entry(key.clone()).or_insert(Given {
             promise: None,
-            began: term,
+            began: 0,
+            saw: 0,
             until: until(life),
         });
-        (given.began, given.until) = (given.began.max(term), until(life));
+        what(given);
+        given.until = until(life);
     }
 
     /// What is here of sequences of a name.
@@ -213,6 +241,7 @@ impl Copies {
                 what: SeenAs::Terms {
                     promised: given.promise.as_ref().map_or(0, Promise::term),
                     began: given.began,
+                    saw: given.saw,
                 },
             });
         }

@@ -4,8 +4,6 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use std::collections::BTreeSet;
-
 use grid_core::InferError;
 use grid_core::cluster::NodeId;
 use grid_core::sequence::{Ballot, Errand, HoldAnswer, Keeper, Outlook, SequenceError};
@@ -76,20 +74,26 @@ impl SessionActor {
         let Some(company) = self.sessions.company() else {
             return self.is_durable(self.core.done());
         };
-        let key = self.incarnation.key.clone();
         let Some(keeper) = &mut self.keeper else {
             return self.is_durable(self.core.done());
         };
-        let choice = company.choice(&key);
-        let outlook = Outlook {
-            choice: choice.as_ref(),
-            is_second_there: keeper.second().is_some_and(|second| company.is_there(second)),
-            is_alone: company.is_alone(),
-        };
-        match keeper.next(self.core.done(), outlook) {
+        let (model, id) = &self.incarnation.key;
+        let done = self.core.done();
+        let errand = company.judge(|others| {
+            let outlook = Outlook {
+                choice: others.choice(model, id),
+                is_second_there: keeper.second().is_some_and(|second| others.is_there(second)),
+                is_alone: others.is_alone(),
+            };
+            keeper.next(done, outlook)
+        });
+        match errand {
             Errand::Rest => {}
             Errand::Wait => self.look_again(ctx),
-            Errand::Alone => self.is_durable(self.core.done()),
+            Errand::Alone => {
+                self.begins();
+                self.is_durable(self.core.done());
+            }
             Errand::Send { to, after, term, vote } => self.send_copy(to, after, term, vote, ctx),
         }
     }
@@ -105,13 +109,7 @@ impl SessionActor {
             after,
             image,
         }));
-        let ballot = vote.then(|| Ballot {
-            term,
-            by: own.clone(),
-            from: self.core.term(),
-            writer: own,
-            deny: BTreeSet::new(),
-        });
+        let ballot = vote.then(|| Ballot::of_home(term, own.clone(), self.core.term(), own));
         let (sessions, key, life) = (Arc::clone(&self.sessions), self.key(), self.life);
         let told = async move {
             let Some(company) = sessions.company() else {
@@ -150,20 +148,25 @@ impl SessionActor {
             }
             Went::Answered(answer) => {
                 if let Some((durable, term)) = keeper.answered(*answer) {
-                    if term > self.core.term() {
-                        self.sessions
-                            .copies
-                            .begins(&self.incarnation.wire_key(), term, self.life);
-                    }
                     self.core.set_term(term);
                     self.term.store(term, std::sync::atomic::Ordering::Relaxed);
                     let former = keeper.take_former();
+                    self.begins();
                     self.is_durable(durable);
                     self.release(former, term - 1);
                 }
             }
         }
         self.after_keeping(ctx);
+    }
+
+    /// Something is durable in its term: whoever asks from now on is told that copies of earlier ones are old. Not before: a
+    /// home that never came so far has nothing that others had to wait for.
+    fn begins(&mut self) {
+        let term = self.core.term();
+        if term > mem::replace(&mut self.began, term) {
+            self.sessions.copies.begins(&self.key(), term, self.life);
+        }
     }
 
     fn look_again(&mut self, ctx: &mut Context<Self>) {
@@ -337,7 +340,7 @@ impl Sessions {
                 _ => {}
             }
         }
-        let is_reached = company.quorum().is_reached(&given);
+        let is_reached = company.judge(|others| others.quorum().is_reached(&given));
         match against {
             Some(term) if !is_reached => Err(term),
             _ => Ok(is_reached),
