@@ -45,6 +45,12 @@ impl Quorum {
         }
     }
 
+    /// Whether these are all that count.
+    pub fn is_everybody<'a>(&self, agreeing: impl IntoIterator<Item = &'a NodeName>) -> bool {
+        let agreeing: BTreeSet<&NodeName> = agreeing.into_iter().collect();
+        self.counted.iter().all(|name| agreeing.contains(name))
+    }
+
     /// Whether these are enough.
     pub fn is_reached<'a>(&self, agreeing: impl IntoIterator<Item = &'a NodeName>) -> bool {
         let agreeing: BTreeSet<&NodeName> = agreeing

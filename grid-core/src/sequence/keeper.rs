@@ -5,6 +5,8 @@
 //! - Another second node is a new term, for which more than half of the nodes give their word: otherwise a home that woke
 //!   from a freeze could go on with a node that has not heard of the take-over.
 //! - Where nobody else is left, the home goes on alone.
+//! - Who knows of messages that the home does not have is perhaps right: the home is perhaps none any more. It does not say
+//!   that there are none before its second node has said that it is.
 
 use super::HoldAnswer;
 use crate::cluster::NodeId;
@@ -51,6 +53,15 @@ struct Second {
     proposed: Option<u64>,
 }
 
+/// How far it is known whether this is the home still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    Raised,
+    /// What was sent since then is not answered yet.
+    Sent,
+    Settled,
+}
+
 /// The home's side of its copies. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Keeper {
@@ -63,6 +74,10 @@ pub struct Keeper {
     /// Nodes that were told and are not the second any more: their copies are old.
     former: Vec<NodeId>,
     touch: bool,
+    /// Since somebody knew of this number.
+    doubt: Option<(u64, Doubt)>,
+    /// It has only just begun, with the word of more than half: nobody knows better.
+    is_new: bool,
 }
 
 /// Former second nodes that are remembered. One that is forgotten here forgets its copy by itself, later.
@@ -82,6 +97,8 @@ impl Keeper {
             in_flight: None,
             former: Vec::new(),
             touch: true,
+            doubt: None,
+            is_new: true,
         }
     }
 
@@ -105,6 +122,34 @@ impl Keeper {
         self.touch = true;
     }
 
+    /// Somebody knows of a number that this home has not come to. Whether its second node has said since then that this is
+    /// the home; if not, it is asked, and who came is to ask again.
+    pub fn is_home_still(&mut self, number: u64) -> bool {
+        if self.is_new {
+            return true;
+        }
+        match self.doubt.filter(|(of, _)| *of == number) {
+            Some((_, Doubt::Settled)) => {
+                self.doubt = None;
+                return true;
+            }
+            Some(_) => {}
+            None => {
+                self.doubt = Some((number, Doubt::Raised));
+                self.touch = true;
+            }
+        }
+        false
+    }
+
+    fn doubt_goes(&mut self, from: Doubt, to: Doubt) {
+        if let Some((_, doubt)) = &mut self.doubt
+            && *doubt == from
+        {
+            *doubt = to;
+        }
+    }
+
     /// What to do about a sequence that has so many messages done.
     pub fn next(&mut self, done: u64, outlook: Outlook<'_>) -> Errand {
         if self.in_flight.is_some() {
@@ -115,11 +160,13 @@ impl Keeper {
                 Some(choice) => self.choose(choice),
                 None if outlook.is_alone => {
                     self.touch = false;
+                    self.doubt_goes(Doubt::Raised, Doubt::Settled);
                     return Errand::Alone;
                 }
                 None => return Errand::Wait,
             }
         }
+        self.doubt_goes(Doubt::Raised, Doubt::Sent);
         let Some(second) = &self.second else {
             return Errand::Wait;
         };
@@ -158,6 +205,12 @@ impl Keeper {
     /// its term.
     pub fn answered(&mut self, answer: HoldAnswer) -> Option<(u64, u64)> {
         let sent = self.in_flight.take()?;
+        self.is_new = false;
+        let heard = match answer {
+            HoldAnswer::Held => Doubt::Settled,
+            HoldAnswer::NeedAll | HoldAnswer::Fenced { .. } => Doubt::Raised,
+        };
+        self.doubt_goes(Doubt::Sent, heard);
         let second = self.second.as_mut()?;
         match answer {
             HoldAnswer::Held => {
@@ -177,7 +230,9 @@ impl Keeper {
     /// No answer came, or not enough nodes gave their word.
     pub fn unanswered(&mut self) {
         self.in_flight = None;
+        self.is_new = false;
         self.touch = true;
+        self.doubt_goes(Doubt::Sent, Doubt::Raised);
     }
 
     /// Nodes that hold a copy that is of no use any more; the caller tells them.
@@ -190,5 +245,38 @@ impl Keeper {
         if self.former.len() < MOST_FORMER && self.second() != Some(&node) {
             self.former.push(node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_somebody_knows_more_of_is_sure_of_itself_when_its_second_node_has_said_so() {
+        let second = NodeId {
+            name: "b".parse().unwrap(),
+            generation: 1,
+        };
+        let there = Outlook {
+            choice: Some(&second),
+            is_second_there: true,
+            is_alone: false,
+        };
+        let mut keeper = Keeper::new(1, None);
+        assert!(matches!(keeper.next(5, there), Errand::Send { .. }));
+        keeper.answered(HoldAnswer::Held);
+        assert_eq!(keeper.next(5, there), Errand::Rest);
+
+        assert!(!keeper.is_home_still(9));
+        assert!(matches!(keeper.next(5, there), Errand::Send { .. }));
+        assert!(!keeper.is_home_still(9));
+        keeper.unanswered();
+        assert!(!keeper.is_home_still(9));
+        assert!(matches!(keeper.next(5, there), Errand::Send { .. }));
+        keeper.answered(HoldAnswer::Held);
+        assert!(keeper.is_home_still(9));
+        // What was heard is no answer to what comes later.
+        assert!(!keeper.is_home_still(9));
     }
 }

@@ -52,8 +52,10 @@ pub enum SeenAs {
     Terms {
         /// A word was given for this one.
         promised: u64,
-        /// This node was its home in this one: copies of earlier ones are old.
+        /// Something was durable in this one, of which this node was the home: copies of earlier ones are old.
         began: u64,
+        /// This node went on with what was written in this one, perhaps in vain: copies that were written before are old.
+        saw: u64,
     },
 }
 
@@ -145,6 +147,8 @@ struct Found {
     term: u64,
     /// Highest term in which one that answered was the home, and which.
     began: (u64, Option<NodeName>),
+    /// Highest term of which anybody that answered went on with what was written in it.
+    saw: u64,
 }
 
 impl Found {
@@ -177,7 +181,8 @@ impl Found {
                     self.copy = Some(copy);
                 }
             }
-            SeenAs::Terms { promised, began } => {
+            SeenAs::Terms { promised, began, saw } => {
+                self.saw = self.saw.max(*saw);
                 self.term = self.term.max(*promised).max(*began);
                 self.began = self.began.clone().max((*began, Some(at.clone())));
             }
@@ -238,7 +243,10 @@ impl Search<'_> {
         let copy = found.copy.ok_or("nobody has it")?;
         let (began, by) = found.began;
         // Who was the home later says that this copy is an old one.
-        if began > copy.written || (began == copy.written && by.is_some_and(|by| by != copy.writer.name)) {
+        if found.saw > copy.written
+            || began > copy.written
+            || (began == copy.written && by.is_some_and(|by| by != copy.writer.name))
+        {
             return Err("the node that has its newest copy does not answer");
         }
         let answered: BTreeSet<NodeName> = self.answers.iter().map(|(name, _)| name.clone()).collect();
@@ -250,6 +258,17 @@ impl Search<'_> {
         if !self.others.quorum().is_reached(&answered) {
             return Err("too few nodes are reached to take it over");
         }
+        let remembered = |seen: &Vec<Seen>| {
+            let terms = seen
+                .iter()
+                .filter(|seen| seen.birth == birth)
+                .map(|seen| match seen.what {
+                    SeenAs::Terms { promised, .. } => promised,
+                    _ => 0,
+                });
+            terms.max().unwrap_or(0)
+        };
+        let deny = self.answers.iter().map(|(name, seen)| (name.clone(), remembered(seen)));
         Ok(Verdict::TakeOver(TakeOver {
             birth,
             at: copy.at,
@@ -263,7 +282,8 @@ impl Search<'_> {
                 from: copy.written,
                 writer: copy.writer,
                 // A home that answered has no such sequence; what anybody else asked for may still come to something.
-                deny: answered,
+                deny: deny.collect(),
+                void: found.term,
             },
         }))
     }

@@ -14,6 +14,7 @@ use crate::freeze::Freezer;
 use crate::history::Event;
 use crate::links::{Pool, Spawner};
 use crate::node::{GATEWAY, body_of};
+use crate::sequence;
 use crate::world::World;
 
 /// The host that all clients run on.
@@ -45,6 +46,9 @@ pub async fn run(world: Rc<World>) -> turmoil::Result {
         panicked: Rc::new(panicked),
     };
     let pool = Rc::new(Pool::new(spawner.clone(), Peer::Client));
+    for _ in 0..sequence::AT_ONCE {
+        spawner.spawn(sequence::run(Rc::clone(&world), Rc::clone(&pool)));
+    }
     let mut home = 0;
     loop {
         let homes = world.machines.borrow().len();
@@ -72,7 +76,8 @@ pub async fn run(world: Rc<World>) -> turmoil::Result {
     }
 }
 
-fn any_model(world: &World) -> Option<ModelId> {
+/// One of the models that are asked for.
+pub(crate) fn any_model(world: &World) -> Option<ModelId> {
     let models = world.asked_for.borrow();
     let last = models.len().checked_sub(1)?;
     let index = world.between(0, last as u64);

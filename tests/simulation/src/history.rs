@@ -162,6 +162,85 @@ pub enum Event {
         /// The answer, or why there is none.
         result: Result<(), String>,
     },
+    /// A client begins a sequence.
+    SequenceBegun {
+        /// Its number.
+        sequence: u64,
+        /// With which model.
+        model: ModelId,
+    },
+    /// A client has the outcome of a message of a sequence, and was told that it is durable.
+    SequenceOutcome {
+        /// Of which sequence.
+        sequence: u64,
+        /// Of which message.
+        number: u64,
+        /// What came of it.
+        value: u64,
+    },
+    /// A client is told that a sequence is gone, or goes on from before what was durable.
+    SequenceLost {
+        /// Which.
+        sequence: u64,
+        /// By which answer.
+        reason: String,
+    },
+    /// A client wants nothing more of a sequence.
+    SequenceClosed {
+        /// Which.
+        sequence: u64,
+    },
+    /// A sequence lives on a node from now on.
+    SequenceHome {
+        /// Which.
+        sequence: u64,
+        /// Where.
+        node: NodeName,
+        /// In this term.
+        term: u64,
+        /// The last message that it has.
+        done: u64,
+    },
+    /// A second node holds a copy of a sequence, and says so.
+    SequenceHeld {
+        /// Of which sequence.
+        sequence: u64,
+        /// Where.
+        node: NodeName,
+        /// For which home; itself, where there is no other node.
+        home: NodeName,
+        /// The last message in it.
+        done: u64,
+    },
+    /// A node asks the others for their word for a new term of a sequence.
+    SequenceAsked {
+        /// Of which sequence.
+        sequence: u64,
+        /// Who asks.
+        node: NodeName,
+        /// For which term.
+        term: u64,
+        /// The last message in what it goes on with.
+        done: u64,
+    },
+    /// A node gives its word.
+    SequenceWord {
+        /// For which sequence.
+        sequence: u64,
+        /// Which node.
+        node: NodeName,
+        /// To whom.
+        by: NodeName,
+        /// For which term.
+        term: u64,
+    },
+    /// A node drops what it had of a sequence: another has it.
+    SequenceDropped {
+        /// Which.
+        sequence: u64,
+        /// Where.
+        node: NodeName,
+    },
     /// What a node believes at this moment.
     Believes(Box<Belief>),
     /// A node says something that a person should know.

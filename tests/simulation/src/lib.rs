@@ -1,6 +1,6 @@
 //! Whole grids in virtual time.
 //!
-//! Each simulated node runs the product's own decisions (membership, agent, dispatch) and the product's own mesh link, over
+//! Each simulated node runs the product's own decisions (membership, agent, dispatch, sequences) and the product's own mesh link, over
 //! the sockets of turmoil. What is simulated by a small model is what would touch the machine: loads, runs, memory, and
 //! artifacts. All that is drawn comes from one seed, so a run that fails is run again by its number.
 //!
@@ -19,4 +19,5 @@ pub mod links;
 pub mod node;
 pub mod random;
 pub mod scenario;
+pub mod sequence;
 pub mod world;

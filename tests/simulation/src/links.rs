@@ -116,6 +116,19 @@ impl Pool {
         self.identity.replace(identity);
     }
 
+    /// Whether a link to this address is open.
+    pub fn is_linked(&self, to: SocketAddr) -> bool {
+        let slot = self.slots.borrow().get(&to).cloned();
+        let known = slot.as_ref().and_then(|slot| slot.try_lock().ok());
+        let link = known.as_ref().and_then(|known| known.link.as_ref());
+        link.is_some_and(Link::is_open)
+    }
+
+    /// Opens a link to this address where none is open; whether there is one now.
+    pub async fn reach(&self, to: SocketAddr) -> bool {
+        self.link(to).await.is_some()
+    }
+
     /// An open link to this address.
     async fn link(&self, to: SocketAddr) -> Option<Link> {
         let slot = Rc::clone(self.slots.borrow_mut().entry(to).or_default());

@@ -129,6 +129,9 @@ impl fmt::Display for Report {
                     | Event::RunBegun { .. }
                     | Event::RunEnded { .. }
                     | Event::Outcome { result: Ok(()), .. }
+                    | Event::SequenceOutcome { .. }
+                    | Event::SequenceHeld { .. }
+                    | Event::SequenceWord { .. }
             )
         };
         let told: Vec<_> = self
@@ -315,6 +318,7 @@ impl Run<'_> {
 
     fn restart(&mut self, machine: &Machine) {
         if !machine.is_running() && !machine.left.get() {
+            machine.refuses.set(false);
             self.sim.bounce(machine.name.as_str());
         }
     }
@@ -345,8 +349,9 @@ impl Run<'_> {
             Fault::Heal => self.heal(None),
             Fault::Crash(node) | Fault::PowerCut(node) => {
                 if let Some(machine) = self.running(*node) {
-                    if matches!(fault, Fault::PowerCut(_)) {
-                        self.isolate(&machine);
+                    match fault {
+                        Fault::PowerCut(_) => self.isolate(&machine),
+                        _ => machine.refuses.set(true),
                     }
                     self.stop(&machine);
                 }

@@ -67,6 +67,8 @@ pub struct Machine {
     pub node: RefCell<Option<Node>>,
     /// Its node has left for good.
     pub left: Cell<bool>,
+    /// Nothing runs on it, and it says so to who wants to connect.
+    pub refuses: Cell<bool>,
 }
 
 impl Machine {
@@ -84,6 +86,7 @@ impl Machine {
             told: Notify::new(),
             node: RefCell::default(),
             left: Cell::new(false),
+            refuses: Cell::new(false),
         }
     }
 
@@ -121,6 +124,7 @@ pub struct World {
     /// By how much replicas surprise: see the scenario.
     pub surprise: Cell<u64>,
     requests: Cell<u64>,
+    sequences: Cell<u64>,
 }
 
 impl World {
@@ -138,6 +142,7 @@ impl World {
             clients_retry: Cell::new(true),
             surprise: Cell::new(0),
             requests: Cell::new(0),
+            sequences: Cell::new(0),
         }
     }
 
@@ -189,6 +194,20 @@ impl World {
     pub fn next_request(&self) -> u64 {
         self.requests.set(self.requests.get() + 1);
         self.requests.get()
+    }
+
+    /// The number of a new sequence.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequences.set(self.sequences.get() + 1);
+        self.sequences.get()
+    }
+
+    /// Whether a machine that cannot be connected to shows that no node runs on it. (turmoil lets connections to a host
+    /// that has crashed time out.)
+    pub fn refuses(&self, from: &NodeName, to: &NodeName) -> bool {
+        let cuts = self.cuts.borrow();
+        let is_cut = cuts.contains(&(from.clone(), to.clone())) || cuts.contains(&(to.clone(), from.clone()));
+        !is_cut && self.machine(to).is_some_and(|machine| machine.refuses.get())
     }
 
     /// A machine by its node's name.

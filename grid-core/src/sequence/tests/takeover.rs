@@ -38,8 +38,10 @@ struct World {
     homes: [Option<Home>; NODES],
     copies: [Option<SecondCopy<String, State>>; NODES],
     promises: [Option<Promise>; NODES],
-    /// The last term in which each node was the home.
+    /// The last term in which each node was the home, and something was durable.
     began: [u64; NODES],
+    /// The term of which each went on with what was written in it.
+    saw: [u64; NODES],
     flying: Vec<Hold>,
     sends: u64,
     /// Which send each home waits for.
@@ -111,7 +113,7 @@ impl World {
                 copy: self.copies[voter].as_ref(),
                 promise: self.promises[voter].as_ref(),
             };
-            if let Ok(promise) = standpoint.vote(&node(voter), ballot) {
+            if let Ok(promise) = standpoint.vote(&node(voter), ballot, &quorum()) {
                 self.promises[voter] = Some(promise);
                 yes.insert(node(voter).name);
             }
@@ -163,13 +165,7 @@ impl World {
                     self.awaited[who] = self.sends;
                     let mut delta = home.core.delta(after);
                     delta.export.term = term;
-                    let ballot = Ballot {
-                        term,
-                        by: node(who),
-                        from: home.core.term(),
-                        writer: node(who),
-                        deny: BTreeSet::new(),
-                    };
+                    let ballot = Ballot::of_home(term, node(who), home.core.term(), node(who));
                     if vote && !self.vote(&ballot, &seen) {
                         self.homes[who].as_mut().unwrap().keeper.unanswered();
                         return;
@@ -259,6 +255,7 @@ impl World {
         let terms = SeenAs::Terms {
             promised: self.promises[at].as_ref().map_or(0, Promise::term),
             began: self.began[at],
+            saw: self.saw[at],
         };
         let all = live.into_iter().chain(copy).chain([terms]);
         let seen = all.map(|what| Seen {
@@ -303,7 +300,7 @@ impl World {
             return;
         };
         if self.vote(&ballot, heard) {
-            self.began[who] = term;
+            self.saw[who] = self.saw[who].max(ballot.from);
             self.copies[who] = self.copies[who].take().filter(|_| best != who);
             self.homes[who] = Some(Home {
                 core: Sut::import(export, LIMITS),
@@ -315,7 +312,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(5000))]
 
     /// Homes are frozen and cut off in all ways here, and none dies, so no acknowledged message may be missing in any.
     #[test]
@@ -347,4 +344,39 @@ fn a_home_that_wakes_after_a_take_over_is_fenced_by_its_second_node() {
     world.apply(Event::Crash(2));
     world.apply(Event::TakeOver(4, all, all));
     assert_eq!(world.homes[4].as_ref().unwrap().core.state(), "1/3/");
+}
+
+fn at(nodes: &[usize]) -> [bool; NODES] {
+    std::array::from_fn(|index| nodes.contains(&index))
+}
+
+/// The home 0 has its first copy, which is empty, on node 1, and the next one on node `second`, with the first message.
+fn with_an_old_copy(second: usize) -> World {
+    let mut world = World::new();
+    world.apply(Event::Advance(0, at(&[1])));
+    world.apply(Event::Arrive(0, true, false));
+    world.apply(Event::Step(0));
+    world.apply(Event::Advance(0, at(&[second, 3, 4])));
+    world.apply(Event::Arrive(0, true, false));
+    assert_eq!(world.acknowledged, "1/");
+    world
+}
+
+#[test]
+fn a_word_that_came_to_nothing_does_not_make_one_forget_the_word_before() {
+    let mut world = with_an_old_copy(2);
+    world.apply(Event::TakeOver(3, at(&[1, 2]), at(&[4])));
+    assert!(world.homes[3].is_none(), "too few gave their word");
+    world.apply(Event::TakeOver(3, at(&[1, 4]), at(&[1, 4])));
+    assert!(world.homes[3].is_none(), "from a copy without the first message");
+}
+
+#[test]
+fn a_home_that_never_came_so_far_as_a_copy_still_knows_that_older_ones_are_old() {
+    let mut world = with_an_old_copy(2);
+    world.apply(Event::TakeOver(2, at(&[3, 4]), at(&[3, 4])));
+    assert!(world.homes[2].is_some());
+    world.homes[2] = None;
+    world.apply(Event::TakeOver(1, at(&[2, 3]), at(&[3, 4])));
+    assert!(world.homes[1].is_none(), "from a copy without the first message");
 }

@@ -115,6 +115,8 @@ pub(super) struct SessionActor {
     pub(super) looks_again: bool,
     /// A node that has refused its copy, and when.
     pub(super) refused: Option<(NodeId, Instant)>,
+    /// The last term in which something was durable; a sequence begins in its first.
+    pub(super) began: u64,
     /// The second node is told that it has ended.
     end_is_told: bool,
     pub(super) departure: Option<(Departure, Instant)>,
@@ -178,6 +180,7 @@ impl SessionActor {
             awaiting: VecDeque::new(),
             looks_again: false,
             refused: None,
+            began: 1,
             end_is_told: false,
             departure: None,
             over_budget: false,
@@ -306,9 +309,32 @@ impl SessionActor {
                     }
                 }
             }
-            Offered::Refused(error, pending) => return Err(Box::new((self.error(error), pending))),
+            Offered::Refused(error, pending) => {
+                let error = match error {
+                    SequenceError::OutOfOrder { found, .. } if self.is_perhaps_behind(found) => self.is_behind(),
+                    error => self.error(error),
+                };
+                return Err(Box::new((error, pending)));
+            }
         }
         Ok(())
+    }
+
+    /// Whether somebody who knows of this number may know it from another home, one that this has not heard of yet.
+    fn is_perhaps_behind(&mut self, number: u64) -> bool {
+        let is_next_known = number <= self.core.next();
+        let keeper = self.keeper.as_mut().filter(|_| !is_next_known);
+        keeper.is_some_and(|keeper| !keeper.is_home_still(number))
+    }
+
+    fn is_behind(&self) -> InferError {
+        InferError::NotReady {
+            model: self.route.id.to_string(),
+            reason: format!(
+                "sequence `{}`: this node may be behind another one; send it again, by its number",
+                self.id()
+            ),
+        }
     }
 
     /// Does what there is to do: steps, outcomes, memory, the end.
@@ -626,7 +652,7 @@ impl Handler<Offer> for SessionActor {
 
 /// A reader comes back.
 #[derive(Message)]
-#[rtype(result = "Result<Attached, SequenceError>")]
+#[rtype(result = "Result<Attached, InferError>")]
 pub(super) struct Attach {
     pub(super) token: Token,
     pub(super) last: u64,
@@ -634,11 +660,17 @@ pub(super) struct Attach {
 }
 
 impl Handler<Attach> for SessionActor {
-    type Result = Result<Attached, SequenceError>;
+    type Result = Result<Attached, InferError>;
 
     fn handle(&mut self, attach: Attach, ctx: &mut Self::Context) -> Self::Result {
         let before = self.stamp();
-        let attached = self.core.attach(&attach.token, attach.last)?;
+        let attached = match self.core.attach(&attach.token, attach.last) {
+            Err(SequenceError::Ahead { .. }) if self.is_perhaps_behind(attach.last.saturating_add(1)) => {
+                self.keep(ctx);
+                return Err(self.is_behind());
+            }
+            attached => attached.map_err(|error| self.error(error))?,
+        };
         if let Some(stale) = self.reader.replace(attach.reader) {
             // One that has gone needs no word.
             let _ = stale.events.send((self.id().clone(), before, SequenceEvent::Fenced));

@@ -3,7 +3,6 @@
 //! From a home that lives it is handed over at a step boundary. From the copy of a home that is lost it is taken over: more
 //! than half of the nodes must have been asked who has it, and give their word that no home of an earlier term goes on.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,9 +10,9 @@ use std::time::{Duration, Instant};
 use grid_core::InferError;
 use grid_core::cluster::NodeName;
 use grid_core::model::{ModelId, ModelName};
-use grid_core::sequence::{Ballot, Delta, Keeper, Search, SequenceId, TakeOver, Token, Tombstone, Verdict};
+use grid_core::sequence::{Ballot, Delta, Keeper, Search, SeenAs, SequenceId, TakeOver, Token, Tombstone, Verdict};
 use grid_core::wire::call::{Call, Reply};
-use grid_core::wire::sequence::{Give, Seek, Seen, SeenAs, SequenceKey};
+use grid_core::wire::sequence::{Give, Seek, Seen, SequenceKey};
 use tracing::{debug, info};
 
 use super::actor::Inherited;
@@ -162,23 +161,17 @@ impl Sessions {
             && let Some(giver) = &giver
         {
             // It may have given what was taken over from it meanwhile.
-            let ballot = Ballot {
-                term: export.term,
-                by: own,
-                from: term,
-                writer: giver.clone(),
-                deny: BTreeSet::new(),
-            };
+            let ballot = Ballot::of_home(export.term, own, term, giver.clone());
             self.have_words(company, &key, &ballot, label.life).await?;
         }
-        let (term, done, life) = (export.term, export.done, label.life);
+        self.copies.goes_on_from(&key, term, label.life);
+        let (term, done) = (export.term, export.done);
         let is_copied = self.is_copied(router, &label);
         let has = giver
             .clone()
             .filter(|node| company.is_there(node))
             .map(|node| (node, done));
         self.settle_here(router, label, export, Some(Keeper::new(term, has)))?;
-        self.copies.begins(&key, term, life);
         info!(sequence = %key.id, from = %at, done, "a sequence was handed over");
         if let Some(giver) = giver.filter(|_| !is_copied) {
             // It kept a copy for the case that this one could not take it.
@@ -219,14 +212,13 @@ impl Sessions {
             return Err(Short::NotYet("another node has taken its copy meanwhile".to_owned()));
         }
         let holder = company.peers.get(at).map(|peer| peer.id.clone()).filter(|_| !is_ours);
-        let (is_copied, life) = (self.is_copied(router, &label), label.life);
+        let is_copied = self.is_copied(router, &label);
         let has = holder
             .clone()
             .filter(|node| company.is_there(node))
             .map(|node| (node, export.done));
+        self.copies.goes_on_from(&key, found.ballot.from, label.life);
         self.settle_here(router, label, export, Some(Keeper::new(term, has)))?;
-        // Not before: who says that it was the home, and is none, stands in the way of all others.
-        self.copies.begins(&key, term, life);
         info!(sequence = %key.id, from = %found.home, copy = %at, done = found.done, term, "a sequence was taken over");
         if is_ours {
             self.copies.release(&key, term);

@@ -67,7 +67,8 @@ impl Sessions {
         // Nobody asks a node for its word that is in no grid.
         let company = self.company().ok_or(NoWord::Full)?;
         let lives = self.lives_here(key).map(|(term, _)| term);
-        self.copies.vote(&company.own(), key, ballot, life, lives)
+        let counted = company.judge(|others| others.quorum());
+        self.copies.vote((&company.own(), &counted), key, ballot, life, lives)
     }
 
     pub(super) fn keep_handed_over(&self, written: u64, to: NodeId, label: Label, export: HeldExport) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use grid_core::cluster::NodeId;
+use grid_core::cluster::{NodeId, Quorum};
 use grid_core::sequence::{Ballot, Delta, HoldAnswer, Promise, SecondCopy, Standpoint};
 use grid_core::tensor::Tensor;
 use grid_core::wire::sequence::{Seen, SeenAs, SequenceKey};
@@ -32,8 +32,10 @@ struct Held {
 
 struct Given {
     promise: Option<Promise>,
-    /// The last term in which this node was the home.
+    /// The last term in which this node was the home, and something was durable.
     began: u64,
+    /// This node went on with what was written in this one.
+    saw: u64,
     until: Instant,
 }
 
@@ -175,7 +177,7 @@ impl Copies {
     /// Gives a word, or says which term stands against it; `lives` is the term in which the sequence lives here, if it does.
     pub(super) fn vote(
         &self,
-        own: &NodeId,
+        (own, counted): (&NodeId, &Quorum),
         key: &SequenceKey,
         ballot: &Ballot,
         life: Duration,
@@ -189,32 +191,44 @@ impl Copies {
             copy: held.get(key).map(|held| &held.copy),
             promise: before.and_then(|given| given.promise.as_ref()),
         };
-        let promise = standpoint.vote(own, ballot).map_err(NoWord::Against)?;
-        let began = before.map_or(0, |given| given.began);
+        let promise = standpoint.vote(own, ballot, counted).map_err(NoWord::Against)?;
+        let (began, saw) = before.map_or((0, 0), |given| (given.began, given.saw));
         if promises.len() >= MOST && before.is_none() {
             return Err(NoWord::Full);
         }
         let given = Given {
             promise: Some(promise),
             began,
+            saw,
             until: until(life),
         };
         promises.insert(key.clone(), given);
         Ok(())
     }
 
-    /// This node is the home in this term.
+    /// This node is the home in this term, and something of it is durable.
     pub(super) fn begins(&self, key: &SequenceKey, term: u64, life: Duration) {
+        self.remember(key, life, |given| given.began = given.began.max(term));
+    }
+
+    /// This node goes on with what was written in this term.
+    pub(super) fn goes_on_from(&self, key: &SequenceKey, term: u64, life: Duration) {
+        self.remember(key, life, |given| given.saw = given.saw.max(term));
+    }
+
+    fn remember(&self, key: &SequenceKey, life: Duration, what: impl FnOnce(&mut Given)) {
         let mut promises = self.promises.lock();
         if promises.len() >= MOST && !promises.contains_key(key) {
             return;
         }
         let given = promises.entry(key.clone()).or_insert(Given {
             promise: None,
-            began: term,
+            began: 0,
+            saw: 0,
             until: until(life),
         });
-        (given.began, given.until) = (given.began.max(term), until(life));
+        what(given);
+        given.until = until(life);
     }
 
     /// What is here of sequences of a name.
@@ -243,6 +257,7 @@ impl Copies {
                 what: SeenAs::Terms {
                     promised: given.promise.as_ref().map_or(0, Promise::term),
                     began: given.began,
+                    saw: given.saw,
                 },
             });
         }

@@ -4,8 +4,6 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use std::collections::BTreeSet;
-
 use grid_core::InferError;
 use grid_core::cluster::NodeId;
 use grid_core::sequence::{Ballot, Errand, HoldAnswer, Keeper, Outlook, SequenceError};
@@ -105,7 +103,10 @@ impl SessionActor {
         match errand {
             Errand::Rest => {}
             Errand::Wait => self.look_again(ctx),
-            Errand::Alone => self.is_durable(self.core.done()),
+            Errand::Alone => {
+                self.begins();
+                self.is_durable(self.core.done());
+            }
             Errand::Send { to, after, term, vote } => self.send_copy(to, after, term, vote, ctx),
         }
     }
@@ -121,13 +122,7 @@ impl SessionActor {
             after,
             image,
         }));
-        let ballot = vote.then(|| Ballot {
-            term,
-            by: own.clone(),
-            from: self.core.term(),
-            writer: own,
-            deny: BTreeSet::new(),
-        });
+        let ballot = vote.then(|| Ballot::of_home(term, own.clone(), self.core.term(), own));
         let (sessions, key, life) = (Arc::clone(&self.sessions), self.key(), self.life);
         let told = async move {
             let Some(company) = sessions.company() else {
@@ -173,20 +168,25 @@ impl SessionActor {
             }
             Went::Answered(answer) => {
                 if let Some((durable, term)) = keeper.answered(*answer) {
-                    if term > self.core.term() {
-                        self.sessions
-                            .copies
-                            .begins(&self.incarnation.wire_key(), term, self.life);
-                    }
                     self.core.set_term(term);
                     self.term.store(term, std::sync::atomic::Ordering::Relaxed);
                     let former = keeper.take_former();
+                    self.begins();
                     self.is_durable(durable);
                     self.release(former, term - 1);
                 }
             }
         }
         self.after_keeping(ctx);
+    }
+
+    /// Something is durable in its term: whoever asks from now on is told that copies of earlier ones are old. Not before: a
+    /// home that never came so far has nothing that others had to wait for.
+    fn begins(&mut self) {
+        let term = self.core.term();
+        if term > mem::replace(&mut self.began, term) {
+            self.sessions.copies.begins(&self.key(), term, self.life);
+        }
     }
 
     fn look_again(&mut self, ctx: &mut Context<Self>) {

@@ -474,7 +474,7 @@ impl Sessions {
                 reader: reader.clone(),
             };
             if let Ok(attached) = addr.send(attach).await {
-                let attached = attached.map_err(refuse)?;
+                let attached = attached?;
                 let model = ModelId {
                     name: model.clone(),
                     version,

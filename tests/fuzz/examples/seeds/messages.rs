@@ -99,7 +99,8 @@ pub(crate) fn seeds(add: Add<'_>) -> Result {
         by: id("a", 1)?,
         from: 4,
         writer: id("b", 2)?,
-        deny: ["c".parse()?].into(),
+        deny: [("c".parse()?, 4)].into(),
+        void: 3,
     };
     let calls = [
         ("infer", Call::Infer(infer(heads.clone())?), &some[..]),
@@ -310,7 +311,11 @@ pub(crate) fn seeds(add: Add<'_>) -> Result {
             Reply::Seen(vec![
                 seen(SeenAs::Live { term: 3 }),
                 seen(SeenAs::Over),
-                seen(SeenAs::Terms { promised: 3, began: 2 }),
+                seen(SeenAs::Terms {
+                    promised: 3,
+                    began: 2,
+                    saw: 1,
+                }),
                 seen(SeenAs::Copy {
                     home: id("a", 1)?,
                     term: 3,

@@ -8,6 +8,7 @@ mod moves;
 mod outcomes;
 mod panics;
 mod planned;
+mod sequences;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -39,13 +40,14 @@ impl fmt::Display for Violation {
 type Invariant = fn(&Scenario, &[Record]) -> Vec<(u64, String)>;
 
 /// All of them, by name.
-const ALL: [(&str, Invariant); 9] = [
+const ALL: [(&str, Invariant); 10] = [
     ("no panics", panics::check),
     ("one outcome for each request", outcomes::check),
     ("runs only where the shard is", hosting::check),
     ("memory within the budget", memory::check),
     ("make before break", serving::check),
     ("planned moves lose no request", planned::check),
+    ("sequences gapless", sequences::check),
     ("few moves", moves::check),
     ("nothing spins", idle::check),
     ("convergence", convergence::check),

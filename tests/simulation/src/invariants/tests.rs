@@ -5,6 +5,7 @@ use grid_core::cluster::{Digest, NodeName};
 use super::check;
 use crate::history::{Event, Phase, Record};
 use crate::scenario::{Scenario, model};
+use crate::sequence::{fold, message};
 
 fn found(scenario: &Scenario, events: &[Event]) -> Vec<&'static str> {
     let records = events.iter().zip(1..).map(|(event, at)| Record {
@@ -136,4 +137,71 @@ fn a_grid_that_moves_until_the_end_is_found() {
     let [begun, _] = load(10);
     let events = [started(), Event::Phase(Phase::Quiet), begun, Event::Phase(Phase::End)];
     assert_eq!(found(&Scenario::new(0, 3), &events), ["convergence"]);
+}
+
+fn sequence(events: &[Event]) -> Vec<Event> {
+    let begun = Event::SequenceBegun {
+        sequence: 1,
+        model: model(0),
+    };
+    let home = Event::SequenceHome {
+        sequence: 1,
+        node: node(),
+        term: 1,
+        done: 2,
+    };
+    [&[started(), begun, home], events].concat()
+}
+
+fn outcome(number: u64, value: u64) -> Event {
+    Event::SequenceOutcome {
+        sequence: 1,
+        number,
+        value,
+    }
+}
+
+#[test]
+fn a_gap_a_repeat_and_a_wrong_state_of_a_sequence_are_found() {
+    let scenario = Scenario::new(0, 3);
+    let first = fold(0, message(1, 1));
+    let second = fold(first, message(1, 2));
+    let sound = [outcome(1, first), outcome(2, second)];
+    let gapless = "sequences gapless";
+    assert_eq!(found(&scenario, &sequence(&sound)), [""; 0]);
+    assert_eq!(found(&scenario, &sequence(&[outcome(2, second)])), [gapless; 2]);
+    let repeat = [outcome(1, first), outcome(1, first)];
+    assert!(found(&scenario, &sequence(&repeat)).contains(&gapless));
+    let twice = fold(second, message(1, 2));
+    assert_eq!(
+        found(&scenario, &sequence(&[outcome(1, first), outcome(2, twice)])),
+        [gapless]
+    );
+}
+
+#[test]
+fn a_sequence_that_is_lost_while_a_node_has_it_is_found() {
+    let scenario = Scenario::new(0, 3);
+    let lost = Event::SequenceLost {
+        sequence: 1,
+        reason: "no node knows it".into(),
+    };
+    let gone = Event::Gone {
+        node: node(),
+        left: false,
+    };
+    let told = outcome(1, fold(0, message(1, 1)));
+    let kept = sequence(&[told.clone(), lost.clone()]);
+    assert_eq!(found(&scenario, &kept), ["sequences gapless"]);
+    assert_eq!(found(&scenario, &sequence(&[told, gone, lost])), [""; 0]);
+}
+
+#[test]
+fn a_sequence_that_stands_still_in_a_grid_at_rest_is_found() {
+    let mut history: Vec<Record> = sequence(&[]).into_iter().map(|event| Record { at: 1, event }).collect();
+    let at = super::convergence::REST + 2;
+    let event = Event::Phase(Phase::End);
+    history.push(Record { at, event });
+    let violations = super::sequences::check(&Scenario::new(0, 3), &history);
+    assert_eq!(violations.len(), 1, "{violations:?}");
 }

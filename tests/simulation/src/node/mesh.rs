@@ -6,11 +6,12 @@ use grid_core::InferError;
 use grid_core::agent::Ask;
 use grid_core::cluster::{NodeName, ReplicaStage};
 use grid_core::model::ModelId;
-use grid_core::wire::call::{Call, LoadReport, Reply, Times, microseconds};
+use grid_core::tensor::Buffer;
+use grid_core::wire::call::{Call, LoadReport, Reply, SequenceCall, Times, microseconds};
 use grid_core::wire::codec::{decode, encode};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::Node;
+use super::{Node, body_of};
 use crate::history::Event;
 use crate::links::Asked;
 
@@ -47,7 +48,49 @@ impl Node {
                         send(asked, &answer);
                     });
                 }
-                _ => {}
+                Call::Sequence(call) => {
+                    let this = self.clone();
+                    self.0.spawner.spawn(async move {
+                        let (reply, body) = this.tell_sequence(&call, &asked).await;
+                        send_with(asked, &reply, body);
+                    });
+                }
+                call @ (Call::Hold(_) | Call::Release(_) | Call::Seek(_) | Call::Give(_) | Call::Vote(_)) => {
+                    let this = self.clone();
+                    self.0.spawner.spawn(async move {
+                        let (reply, body) = this.answer_for_sequence(call, &asked.body).await;
+                        send_with(asked, &reply, body);
+                    });
+                }
+                // Nothing that is said here is longer than a head may be.
+                Call::Describe(_) | Call::Chunk(_) | Call::Topology { .. } | Call::InBody { .. } => {}
+            }
+        }
+    }
+
+    async fn tell_sequence(&self, call: &SequenceCall, asked: &Asked) -> (Reply, Vec<Buffer>) {
+        let told = match request_of(asked) {
+            Some(payload) => self.in_sequence(call, payload).await,
+            None => Err(InferError::Invalid("a message without a number".into())),
+        };
+        match told {
+            Ok((durable, outcome)) => {
+                let told = Reply::Told {
+                    number: call.number,
+                    durable,
+                    token: None,
+                    names: Vec::new(),
+                    outputs: Ok(Vec::new()),
+                };
+                (told, body_of(outcome))
+            }
+            Err(error) => {
+                let failed = Reply::Failed {
+                    error,
+                    may_have_run: true,
+                    load: LoadReport::default(),
+                };
+                (failed, Vec::new())
             }
         }
     }
@@ -140,7 +183,11 @@ fn request_of(asked: &Asked) -> Option<u64> {
     Some(u64::from_le_bytes(asked.body.as_slice().try_into().ok()?))
 }
 
-fn send(mut asked: Asked, answer: &impl serde::Serialize) {
+fn send(asked: Asked, answer: &impl serde::Serialize) {
+    send_with(asked, answer, Vec::new());
+}
+
+fn send_with(mut asked: Asked, answer: &impl serde::Serialize, body: Vec<Buffer>) {
     // Whoever asked may be gone.
-    let _gone = asked.reply.send(encode(answer), Vec::new(), true);
+    let _gone = asked.reply.send(encode(answer), body, true);
 }

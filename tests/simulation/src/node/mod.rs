@@ -3,6 +3,7 @@
 mod effects;
 mod mesh;
 mod router;
+mod sequences;
 mod store;
 
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,8 @@ use crate::links::{Inbound, Pool, Spawner, listen};
 use crate::world::{Command, EPOCH, Machine, World};
 use router::Router;
 pub(crate) use router::body_of;
+use sequences::Sequences;
+pub(crate) use sequences::numbers;
 use store::Store;
 
 /// Gossip and mesh.
@@ -70,6 +73,7 @@ struct Core {
     agent: Agent,
     store: Store,
     router: Router,
+    sequences: Sequences,
     seek: Duration,
     /// When it was told to leave.
     leaves: Option<Duration>,
@@ -108,6 +112,7 @@ pub async fn run(world: Rc<World>, machine: Rc<Machine>) -> turmoil::Result {
     spawner.spawn(listen(GATEWAY, spawner.clone(), identity, inbound(), gateway));
     spawner.spawn(node.clone().serve_mesh(at_mesh));
     spawner.spawn(node.clone().serve_gateway(at_gateway));
+    spawner.spawn(node.clone().look_around());
     spawner.wrap(node.main()).await;
     // Nothing more happens here until the host is crashed, or started again.
     std::future::pending().await
@@ -166,6 +171,7 @@ impl Node {
             agent,
             store: Store::new(budget),
             router: Router::default(),
+            sequences: Sequences::new(id.clone()),
             seek: Duration::ZERO,
             leaves: None,
         };
@@ -304,6 +310,7 @@ impl Node {
 
     /// The end of a node that leaves: it takes nothing new, finishes what runs, and says farewell.
     async fn part(&self) {
+        self.leave_sequences().await;
         self.0
             .inbound
             .borrow()

@@ -161,7 +161,7 @@ impl Node {
         change(core.router.replicas.entry((model.clone(), node.clone())).or_default());
     }
 
-    fn address_of(&self, name: &NodeName) -> Option<SocketAddr> {
+    pub(super) fn address_of(&self, name: &NodeName) -> Option<SocketAddr> {
         let core = self.0.core.borrow();
         let node = core.agent.view().node(name)?;
         node.snapshot.as_ref().map(|snapshot| snapshot.addresses.mesh)
