@@ -1,6 +1,6 @@
 //! Planned moves under load: none may cost a request.
 
-use grid_tests::grid::{Beds, Callers, Grid, MODELS, Status};
+use grid_tests::grid::{Beds, Callers, Grid, MODELS, ShardStatus, Status};
 
 use crate::{BEDS, CALLERS, PACE, SHARDS, three};
 
@@ -54,6 +54,8 @@ fn a_fourth_node_joins_under_load() {
     callers.go_on(500);
     grid.start(d);
     let status = grid.rests();
+    let hosts = |shard: &ShardStatus| shard.ready().contains("d");
+    assert!(status.shards.iter().any(hosts), "it has taken nothing on: {status:?}");
     callers.go_on(500);
     let report = callers.stop();
     assert_eq!(report.failed, 0, "{report:#?}\n{}", grid.logs());
