@@ -112,7 +112,8 @@ pub struct Standpoint<'a, O, S> {
 }
 
 impl<O: Clone, S: Clone> Standpoint<'_, O, S> {
-    /// Gives its word, or says which term stands against it; `counted` are those that count for this node. What lives here does not, where it is this node that asks.
+    /// Gives its word, or says which term stands against it; `counted` are those that count for this node. What lives here
+    /// does not, where it is this node that asks.
     ///
     /// # Errors
     /// That term.

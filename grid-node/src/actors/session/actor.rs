@@ -633,14 +633,14 @@ impl Handler<Offer> for SessionActor {
             From::Reader(stamp, _) if stamp != self.stamp() => return,
             From::Reader(stamp, ticket) => Sender::Reader(stamp, ticket),
             From::Caller { token, reply } => {
-                if !self.core.is_attached() && self.core.done() > 0 && self.core.is_idle() {
-                    // What another node kept for a reader holds no caller up.
-                    drop(self.core.deliver_to_whoever_asked());
-                }
                 let may = token.map_or(self.open, |token| token == *self.core.token());
                 if !may {
                     let _ = reply.send(Err(self.error(SequenceError::WrongToken)));
                     return;
+                }
+                if !self.core.is_attached() && self.core.done() > 0 && self.core.is_idle() {
+                    // What another node kept for a reader holds no caller up.
+                    drop(self.core.deliver_to_whoever_asked());
                 }
                 Sender::Caller(reply)
             }
