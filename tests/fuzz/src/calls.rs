@@ -5,6 +5,7 @@ use grid_core::cluster::Digest;
 use grid_core::tensor::AlignedBytes;
 use grid_core::wire::call::{Call, Reply};
 use grid_core::wire::codec;
+use grid_core::wire::envelope::{self, Message};
 use grid_core::wire::message::{TensorHead, lay_out, tensors};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,18 @@ pub fn run(data: &[u8]) {
         _ => {}
     }
     listing(body);
+    unpacked::<Call>(head, body);
+    unpacked::<Reply>(head, body);
+}
+
+/// Takes in a message that may stand in its own body.
+fn unpacked<M: Message>(head: &[u8], body: &[u8]) {
+    let whole = AlignedBytes::copy_of(body).freeze();
+    let limit = 2 * RESERVED + AMPLIFICATION * (head.len() + body.len());
+    match crate::memory::within(limit, || envelope::unpack::<M>(head, whole)) {
+        Ok((_, rest)) => assert!(rest.len() <= body.len()),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
 }
 
 /// The value that bytes hold, if any.

@@ -139,9 +139,12 @@ impl Scene {
                 let (model, content) = self.loads.remove(0);
                 match well {
                     true => self.agent.replica_loaded(now, &model, content, bytes),
-                    false => self
-                        .agent
-                        .replica_failed(now, &model, content, "it is broken".to_owned()),
+                    false => {
+                        // Found to take too much, or broken.
+                        let took = (bytes > 0).then_some(bytes);
+                        let reason = "it is broken".to_owned();
+                        self.agent.replica_failed(now, &model, content, reason, took);
+                    }
                 }
             }
             _ if !self.asked.is_empty() => {
@@ -180,7 +183,7 @@ impl Scene {
         while let Some(effect) = self.agent.poll() {
             match effect {
                 Effect::Ask { to, ask, .. } => self.asked.push((to, ask)),
-                Effect::Load { model, deployment } => self.loads.push((model, deployment.content)),
+                Effect::Load { model, deployment, .. } => self.loads.push((model, deployment.content)),
                 Effect::Unload { model } => self.unloads.push(model),
                 Effect::Notice(notice) => assert!(!notice.to_string().is_empty()),
                 Effect::Head { .. } | Effect::Keep | Effect::Routes => {}

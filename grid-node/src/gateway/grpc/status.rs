@@ -151,10 +151,11 @@ mod tests {
                 retry_after: Duration::from_micros(wait),
             })
         };
-        for (wait, expected) in [(0, "1"), (300, "1"), (1500, "1"), (250_000, "250")] {
+        for (wait, expected) in [(0, 1..=1), (300, 1..=1), (1500, 1..=2), (250_000, 250..=375)] {
             let status = status(wait);
             assert_eq!(status.code(), Code::Unavailable);
-            assert_eq!(status.metadata().get(PUSHBACK).unwrap(), expected);
+            let told = status.metadata().get(PUSHBACK).unwrap().to_str().unwrap();
+            assert!(expected.contains(&told.parse::<u64>().unwrap()), "{told}");
         }
     }
 }

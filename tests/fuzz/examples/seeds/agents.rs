@@ -45,6 +45,7 @@ pub(crate) fn node(name: &str, generation: u64, version: u64) -> Result<NodeSnap
         ],
         catalog: Digest([9; 32]),
         artifacts: vec![Digest::of(b"m0"), Digest::of(b"m1")],
+        footprints: vec![(Digest::of(b"content"), 1 << 20)],
     })
 }
 
