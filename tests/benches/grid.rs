@@ -6,9 +6,10 @@
 //!   percentiles. Callers, nodes and whatever loads share the machine's cores, so a ratio here is an upper bound.
 //! - `kills`: nodes are killed and frozen under the same load, and with sequences under way: requests that failed, how long
 //!   after it the other nodes answered for every model again, and how long sequences were away.
+//! - `nothing`: the same as `moves` with nothing happening: what the ratio is worth.
 //! - `idle`: CPU time of each node of a grid that nobody calls, as a share of one core.
 //!
-//! `cargo bench -p grid-tests --bench grid -- [SECONDS [KILLS [moves|kills|idle]]]`; 20 seconds a phase, 5 kills, all.
+//! `cargo bench -p grid-tests --bench grid -- [SECONDS [KILLS [idle|nothing|moves|kills]]]`; 20 seconds a phase, 5 kills, all.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -56,6 +57,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         capacity * SHARE
     );
     let per_second = Some(capacity * SHARE);
+    if "nothing".contains(only) {
+        let three = grid.addresses();
+        compare(&mut grid, "nothing", three, phase, per_second, |_| {});
+    }
     if "moves".contains(only) {
         moves(&mut grid, phase, per_second, repository.path());
     }
@@ -135,7 +140,6 @@ fn show_failures(report: &CallersReport) {
 
 fn moves(grid: &mut Grid, phase: Duration, per_second: Option<f64>, repository: &std::path::Path) {
     let three = grid.addresses();
-    compare(grid, "nothing", three.clone(), phase, per_second, |_| {});
     let d = grid.plan("d", repository);
     compare(grid, "join", three.clone(), phase, per_second, |grid| grid.start(d));
     let four = grid.addresses();
